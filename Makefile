@@ -1,0 +1,51 @@
+# make demo | make test: everything from a machine that has only Python 3.11 or 3.12, in .venv beside this file.
+#   make demo QUICK=1               the demo in about two minutes
+#   make test PYTEST_FLAGS="-x -k compat"
+#   make install PYTHON=/path/to/python3.11
+# pip's own settings apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives torch without CUDA.
+
+PYTHON ?=
+QUICK ?=
+PYTEST_FLAGS ?=
+
+PY := .venv/bin/python
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,5p
+
+install: $(STAMP)
+
+# torch comes first: a package that needs torch to build finds it then, and pip never picks another one.
+$(STAMP): setup.py constraints.txt Makefile
+	@for python in "$(PYTHON)" python3.11 python3.12 python3 python; do \
+	  if [ -n "$$python" ] && "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	  then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python 3.11 or 3.12 with its venv module is needed and was not found; name one: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	"$$found" -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip check
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(PY) examples/quickstart/run.py $(if $(QUICK),--quick)
+
+test: lint
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy w2v_compress
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

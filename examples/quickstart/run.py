@@ -1,0 +1,251 @@
+"""Compress a trained recognizer and see what it costs: distillation, int8, one file each, text.
+
+    make demo                                   # from the top of the repository; at most 15 minutes on 2 cores
+    python examples/quickstart/run.py --quick   # two minutes: every step, with students that have hardly learnt
+
+The shipped teacher (see teacher/README.md) gets a student with a third of its layers, twice: distilled from the
+teacher, and from the same start for the same updates with CTC alone. Teacher and distilled student are then
+quantized, and all five measured on the test prompts. What is done already is not done again: to start afresh,
+remove the output folder.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from w2v_compress.compat import user_dir
+from w2v_compress.data.manifest import Utterance, read_manifest
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
+from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.wer import Interval, compare
+from w2v_compress.files import replacing, write_json
+from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.runtime.model_file import describe_model, quantize_file
+from w2v_compress.runtime.recognizer import Recognizer
+
+HERE = Path(__file__).resolve().parent
+TEACHER = HERE / "teacher" / "teacher.pt"
+SEED = 1
+UPDATES, QUICK_UPDATES = 1000, 40
+TIMED_SECONDS = 20
+CTC_ALONE = ["criterion.kl_weight=0", "criterion.features_penalty_weight=0", "criterion.ctc_weight=1"]
+STUDENTS = {"student": [], "student, CTC alone": CTC_ALONE}
+QUANTIZED = {"teacher int8": "teacher", "student int8": "student"}
+SHOWN = ("teacher", "student", "student int8")
+
+console = Console()
+
+
+def say(text: str) -> None:
+    console.print(f"[bold]{text}[/bold]")
+
+
+def file_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
+    """Run fairseq-hydra-train with student.yaml; it goes on where it was interrupted. Returns the best checkpoint."""
+    folder = out / file_name(name)
+    command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
+    command += ["--config-name", "student", f"hydra.run.dir={folder}", f"common.user_dir={user_dir()}"]
+    command += [f"common.seed={SEED}", f"task.data={data}", f"checkpoint.save_dir={folder}"]
+    command += [f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
+    command += [f"optimization.max_update={updates}", *overrides]
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+    last_lines: deque[str] = deque(maxlen=20)
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+        open(folder / "log.txt", "a", encoding="utf-8") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
+        task = progress.add_task(f"Training: {name}", total=updates)
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(line)
+            last_lines.append(line)
+            if done := re.search(r'"num_updates": "(\d+)"', line):
+                progress.update(task, completed=int(done[1]))
+    if process.returncode:
+        raise InputError(f"training `{name}` failed; see {folder / 'log.txt'}. Its end:\n{''.join(last_lines)}")
+    return folder / "checkpoint_best.pt"
+
+
+def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
+    """The five model files by name; those that are there are kept."""
+    models = {name: out / f"{file_name(name)}.safetensors" for name in ("teacher", *STUDENTS, *QUANTIZED)}
+    if not models["teacher"].exists():
+        export_checkpoint(TEACHER, models["teacher"])
+    for name, overrides in STUDENTS.items():
+        if not models[name].exists():
+            export_checkpoint(train_student(name, overrides, data, out, updates), models[name])
+    for name, source in QUANTIZED.items():
+        if not models[name].exists():
+            quantize_file(models[source], models[name])
+    return models
+
+
+def timed_audio(utterances: list[Utterance]) -> list[Path]:
+    """The first test prompts that make up TIMED_SECONDS."""
+    chosen, seconds = [], 0.0
+    for utterance in utterances:
+        chosen.append(utterance.path)
+        seconds += utterance.samples / 16000
+        if seconds >= TIMED_SECONDS:
+            break
+    return chosen
+
+
+def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row of figures for each model, and their reports."""
+    recognizers = {name: Recognizer.load(path) for name, path in models.items()}
+    reports: dict[str, EvaluationReport] = {}
+    for name, recognizer in recognizers.items():
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"Evaluating: {name}", total=len(utterances))
+            reports[name] = evaluate(
+                recognizer,
+                utterances,
+                seed=SEED,
+                progress=lambda done, bar=progress, row=task: bar.update(row, completed=done),  # type: ignore[misc]
+            )
+    timed = timed_audio(utterances)
+    seconds = sum(utterance.samples for utterance in utterances[: len(timed)]) / 16000
+    say(f"Timing: {len(timed)} prompts of {seconds:.0f} s one by one, in turns, median of 9")
+    latency = interleaved_latency(
+        {name: lambda run=recognizer: run.transcribe(timed, batch_size=1) for name, recognizer in recognizers.items()}  # type: ignore[misc]
+    )
+    rows = []
+    for name, path in models.items():
+        description = describe_model(path)
+        report = reports[name]
+        rows.append(
+            {
+                "model": name,
+                "parameters": description["parameters"],
+                "bytes": description["bytes"],
+                "milliseconds_per_second": latency[name] / seconds,
+                "wer": dataclasses.asdict(report.wer),
+                "cer": dataclasses.asdict(report.cer),
+            }
+        )
+    return rows, reports
+
+
+def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
+    """WER differences on the same prompts, with paired intervals: what the two methods gain and cost."""
+    pairs = {
+        "student minus student, CTC alone": ("student, CTC alone", "student"),
+        **{f"{name} minus {source}": (source, name) for name, source in QUANTIZED.items()},
+    }
+    return {
+        title: compare(reports[first].word_counts, reports[second].word_counts, seed=SEED)
+        for title, (first, second) in pairs.items()
+    }
+
+
+def percent(interval: dict[str, float] | Interval) -> str:
+    return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    table = Table(title="Test prompts", caption="95% bootstrap intervals; time: batch 1, this machine")
+    for column in ("model", "params", "MB", "ms per s of audio", "WER", "CER"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['parameters'] / 1e6:.2f}M",
+            f"{row['bytes'] / 1e6:.2f}",
+            f"{row['milliseconds_per_second']:.1f}",
+            percent(row["wer"]),
+            percent(row["cer"]),
+        )
+    Console(width=max(console.width, 120)).print(table)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """WER with its interval against size and against time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    quantities = (("size, MB", lambda row: row["bytes"] / 1e6), ("ms per s of audio", None))
+    for axis, (label, value) in zip(axes, quantities, strict=True):
+        for row in rows:
+            x = value(row) if value else row["milliseconds_per_second"]
+            wer = row["wer"]
+            reach = [[100 * (wer["value"] - wer["low"])], [100 * (wer["high"] - wer["value"])]]
+            axis.errorbar([x], [100 * wer["value"]], yerr=reach, fmt="o", capsize=4, label=row["model"])
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("WER on the test prompts, %")
+    axes[0].set_ylim(bottom=0)
+    axes[1].legend(fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_UPDATES} updates in place of {UPDATES}")
+    parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
+    args = parser.parse_args()
+    updates = QUICK_UPDATES if args.quick else UPDATES
+    out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
+    try:
+        run(out, updates, args.quick)
+    except InputError as error:
+        sys.exit(f"quickstart: {error}")
+
+
+def run(out: Path, updates: int, quick: bool) -> None:
+    data = out / "data"
+    if not (data / "test.tsv").exists():
+        say("Preparing the prompts")
+        print(prepare("csv", HERE / "corpus", data).closing_line())
+    models = build_models(data, out, updates)
+    utterances = read_manifest(data, "test")
+    rows, reports = measure(models, utterances)
+    print_table(rows)
+    gains = differences(reports)
+    for title, gain in gains.items():
+        print(f"WER of {title}: {gain.percent()}")
+    for index in (0, len(utterances) // 2, len(utterances) - 1):
+        print(f"\n{utterances[index].path.name}: {utterances[index].text}")
+        for name in SHOWN:
+            print(f"  {name:>12}: {reports[name].hypotheses[index]}")
+    results = {
+        "command": "make demo" + (" QUICK=1" if quick else ""),
+        "seed": SEED,
+        "updates": updates,
+        "test_utterances": len(utterances),
+        "test_words": sum(len(utterance.text.split()) for utterance in utterances),
+        "machine": describe_machine(),
+        "models": rows,
+        "wer_differences": {title: dataclasses.asdict(gain) for title, gain in gains.items()},
+    }
+    write_json(out / "results.json", json.loads(json.dumps(results)))
+    plot(rows, out / "results.png")
+    print(f"\nresults: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Make the training audio of the quickstart teacher.
+
+    python make_mix.py OUT --prompts ../corpus [--speech FOLDER]... [--digits FOLDER] [--synthetic-hours 2.5]
+
+Twenty minutes of one voice teach a network from scratch little (see README.md), so they are stretched: prompts are
+joined to phrases, their speed varied and noise added. FOLDERs are corpora with `utterances.csv` (columns path, text,
+split, optional speaker); digits are joined to strings of one speaker. Synthetic speech in the prompts' words comes
+from Debian's `flite`. Only rows with split `train` are read, and `dev` of the prompts for validation.
+
+Writes three training subsets and `dev` as fairseq manifests: `short` (digits and short phrases, with which CTC leaves
+its blank plateau soonest), `mixed` (everything) and `prompts` (mostly the prompts, for the last updates).
+"""
+
+import argparse
+import csv
+import random
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+RATE = 16000
+FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a US English woman, is nearest to the prompts
+LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
+
+
+@dataclass
+class Utterance:
+    samples: np.ndarray  # (time,) float32 at 16 kHz
+    text: str
+    speaker: str = ""
+
+
+def read_corpus(folder: Path, split: str) -> list[Utterance]:
+    """Utterances of `split` in `folder`/utterances.csv."""
+    utterances = []
+    with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] != split:
+                continue
+            samples, rate = soundfile.read(folder / row["path"], dtype="float32")
+            samples = samples if rate == RATE else soxr.resample(samples, rate, RATE)
+            utterances.append(Utterance(samples, row["text"].upper(), row.get("speaker") or ""))
+    return utterances
+
+
+def trim(samples: np.ndarray, margin: float = 0.06) -> np.ndarray:
+    """`samples` without the silence around them, but for `margin` seconds."""
+    frame = RATE // 100
+    energy = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame)).mean(1)
+    loud = np.flatnonzero(energy > 1e-4 * energy.max())
+    start, end = loud[0] * frame - int(margin * RATE), (loud[-1] + 1) * frame + int(margin * RATE)
+    return samples[max(start, 0) : end]
+
+
+def augment(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Speed from 0.88 to 1.12 of the original (pitch goes with it); on half of the calls noise at 10 to 35 dB."""
+    samples = soxr.resample(samples, RATE * generator.uniform(0.88, 1.12), RATE)
+    if generator.random() < 0.5:
+        noise = generator.standard_normal(len(samples)).astype(np.float32)
+        if generator.random() < 0.5:  # most real noise falls with frequency
+            noise = np.convolve(noise, np.array([1.0, 0.9, 0.8, 0.7, 0.6], np.float32), "same")
+        level = np.sqrt(np.square(samples).mean() / np.square(noise).mean())
+        samples = samples + noise * level * 10 ** (-generator.uniform(10, 35) / 20)
+    return samples
+
+
+def join(parts: list[Utterance], generator: np.random.Generator) -> Utterance:
+    """`parts` one after the other with 0.05 to 0.3 s of near silence between them."""
+    pieces = []
+    for part in parts:
+        gap = int(generator.uniform(0.05, 0.3) * RATE)
+        pieces += [trim(part.samples), 1e-4 * generator.standard_normal(gap).astype(np.float32)]
+    return Utterance(np.concatenate(pieces[:-1]), " ".join(part.text for part in parts), parts[0].speaker)
+
+
+def phrases(
+    utterances: list[Utterance], hours: float, longest: float, most: int, generator: np.random.Generator
+) -> list[Utterance]:
+    """`hours` of augmented phrases of 1 to `most` utterances of one speaker, none over `longest` seconds."""
+    by_speaker = defaultdict(list)
+    for utterance in utterances:
+        if len(utterance.samples) <= longest * RATE:
+            by_speaker[utterance.speaker].append(utterance)
+    speakers = sorted(by_speaker)
+    made, seconds = [], 0.0
+    while speakers and seconds < hours * 3600:
+        own = by_speaker[speakers[generator.integers(len(speakers))]]
+        count = int(generator.integers(1, most + 1))
+        parts = [own[i] for i in generator.integers(len(own), size=count)]
+        while len(parts) > 1 and sum(len(part.samples) for part in parts) > longest * RATE:
+            parts.pop()
+        phrase = join(parts, generator)
+        phrase.samples = augment(phrase.samples, generator)
+        made.append(phrase)
+        seconds += len(phrase.samples) / RATE
+    return made
+
+
+def synthetic_text(texts: list[str], longest: int, choice: random.Random) -> str:
+    """One to three runs of words from different training texts, `longest` words at most in all."""
+    words: list[str] = []
+    for _ in range(choice.randint(1, 3)):
+        source = choice.choice(texts).split()
+        start = choice.randrange(len(source))
+        words += source[start : start + choice.randint(1, 6)]
+    return " ".join(words[:longest])
+
+
+def synthesise(
+    texts: list[str], hours: float, longest: int, seed: int, generator: np.random.Generator
+) -> list[Utterance]:
+    """`hours` of speech from flite that says random runs of words from `texts`."""
+    choice = random.Random(seed)
+    made, seconds = [], 0.0
+    with tempfile.TemporaryDirectory() as scratch:
+        wav = Path(scratch) / "speech.wav"
+        while seconds < hours * 3600:
+            text, voice = synthetic_text(texts, longest, choice), choice.choice(FLITE_VOICES)
+            subprocess.run(["flite", "-voice", voice, "-t", text.lower(), "-o", wav], check=True)
+            samples, rate = soundfile.read(wav, dtype="float32")
+            samples = trim(samples if rate == RATE else soxr.resample(samples, rate, RATE))
+            made.append(Utterance(augment(samples, generator), text, voice))
+            seconds += len(made[-1].samples) / RATE
+    return made
+
+
+def write_subset(out: Path, subset: str, utterances: list[Utterance]) -> None:
+    """fairseq manifest `subset`.tsv, `.ltr`, `.wrd` and its audio."""
+    (out / "audio" / subset).mkdir(parents=True, exist_ok=True)
+    hours = sum(len(utterance.samples) for utterance in utterances) / RATE / 3600
+    with open(out / f"{subset}.tsv", "w") as tsv, open(out / f"{subset}.ltr", "w") as ltr:
+        with open(out / f"{subset}.wrd", "w") as wrd:
+            print((out / "audio").resolve(), file=tsv)
+            for index, utterance in enumerate(utterances):
+                path = f"{subset}/{index:06d}.wav"
+                peak = max(1.0, float(np.abs(utterance.samples).max()))
+                soundfile.write(out / "audio" / path, utterance.samples / peak, RATE, subtype="PCM_16")
+                print(path, len(utterance.samples), sep="\t", file=tsv)
+                print(*utterance.text.replace(" ", "|"), "|", file=ltr)
+                print(utterance.text, file=wrd)
+    print(f"{subset}: {len(utterances)} utterances, {hours:.2f} h")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--prompts", type=Path, required=True, help="the quickstart corpus")
+    parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus of sentences")
+    parser.add_argument("--digits", type=Path, help="a corpus of single digits (Free Spoken Digit Dataset)")
+    parser.add_argument("--synthetic-hours", type=float, default=2.5, help="speech from flite; 0 for none")
+    parser.add_argument("--prompt-hours", type=float, default=5.0)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    generator = np.random.default_rng(args.seed)
+    try:
+        prompts = read_corpus(args.prompts, "train")
+        texts = [prompt.text for prompt in prompts]
+        digits = read_corpus(args.digits, "train") if args.digits else []
+        speech = [utterance for folder in args.speech for utterance in read_corpus(folder, "train")]
+        short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
+        if args.synthetic_hours:
+            short += synthesise(texts, 0.5, 4, args.seed, generator)
+        stretched = phrases(prompts, args.prompt_hours, 12, 5, generator)
+        mixed = stretched + phrases(digits, 0.5, 8, 7, generator) + speech
+        if args.synthetic_hours:
+            mixed += synthesise(texts, args.synthetic_hours, 12, args.seed + 1, generator)
+        write_subset(args.out, "short", short)
+        write_subset(args.out, "mixed", mixed)
+        write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts)
+        write_subset(args.out, "dev", read_corpus(args.prompts, "dev"))
+        (args.out / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS))
+    except (OSError, KeyError, soundfile.LibsndfileError, subprocess.CalledProcessError) as error:
+        sys.exit(f"make_mix: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""A recognizer small enough to be made anew for every test session, audio for it, and fairseq runs on noise."""
+
+import os
+
+# Before torch is imported, here and in the processes that tests start: more threads than cores make tiny runs crawl.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from w2v_compress.data.units import Units
+from w2v_compress.nn import AcousticModel, Architecture
+from w2v_compress.runtime.model_file import Header, ModelFile, write_model
+
+TINY = Architecture(
+    conv_layers=((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2),
+    extractor_mode="layer_norm",
+    conv_bias=True,
+    encoder_layers=2,
+    encoder_embed_dim=32,
+    encoder_ffn_embed_dim=64,
+    encoder_attention_heads=2,
+    layer_norm_first=True,
+    conv_pos=16,
+    conv_pos_groups=4,
+)
+
+
+def make_tiny_model(**changes: Any) -> ModelFile:
+    """Random weights of `TINY`, or of `TINY` with changes, and a head lively enough to write letters."""
+    architecture = dataclasses.replace(TINY, **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        network = AcousticModel(architecture)
+        torch.nn.init.normal_(network.proj.weight, std=2.0)
+    symbols = (Units.letters().symbols + tuple("0123456789"))[: architecture.num_units]
+    header = Header(architecture=architecture, units=Units("letter", symbols), normalize=True)
+    return ModelFile(header, network.state_dict())
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., ModelFile]:
+    return make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of `TINY`."""
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    write_model(path, make_tiny_model())
+    return path
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Callable[..., Path]:
+    """wav(name, seconds) writes that much noise, loud and quiet by turns, at 16 kHz."""
+
+    def write(name: str, seconds: float, seed: int = 0) -> Path:
+        generator = np.random.default_rng(seed)
+        samples = generator.normal(size=round(16_000 * seconds))
+        samples *= 0.1 * np.abs(np.sin(np.arange(len(samples)) / 2000))
+        path = tmp_path / name
+        soundfile.write(path, samples, 16_000)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def noise_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest folder for fairseq with the subset `train`: twelve half seconds of noise."""
+    folder = tmp_path_factory.mktemp("noise")
+    lines = [str(folder)]
+    for index, audio in enumerate(np.random.default_rng(0).normal(scale=0.1, size=(12, 8000))):
+        soundfile.write(folder / f"{index}.wav", audio, 16_000)
+        lines.append(f"{index}.wav\t{len(audio)}")
+    (folder / "train.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretraining(noise_corpus: Path) -> tuple[str, ...]:
+    """Overrides of fairseq-hydra-train: wav2vec 2.0 of two layers of 16, masked, with layer drop, on `noise_corpus`."""
+    return (
+        "task=audio_pretraining",
+        f"task.data={noise_corpus}",
+        "task.max_sample_size=8000",
+        "task.min_sample_size=100",
+        "criterion=wav2vec",
+        "criterion.infonce=true",
+        "criterion.loss_weights=[0.1,0]",
+        "criterion.log_keys=[prob_perplexity,code_perplexity,temp]",
+        "model=wav2vec2",
+        "model.quantize_targets=true",
+        "model.conv_feature_layers='[(16, 10, 5)] + [(16, 3, 2)] * 2'",
+        "model.encoder_layers=2",
+        "model.encoder_embed_dim=16",
+        "model.encoder_ffn_embed_dim=32",
+        "model.encoder_attention_heads=2",
+        "model.conv_pos=8",
+        "model.conv_pos_groups=2",
+        "model.final_dim=8",
+        "model.latent_vars=8",
+        "model.num_negatives=5",
+        "model.mask_prob=0.5",
+        "model.mask_length=4",
+        "model.encoder_layerdrop=0.5",
+        "model.required_seq_len_multiple=1",
+        "dataset.num_workers=0",
+        "dataset.batch_size=2",
+        "dataset.disable_validation=true",
+        "optimizer=adam",
+        "optimizer.adam_betas='(0.9,0.98)'",
+        "lr_scheduler=fixed",
+        "optimization.lr=[0.01]",
+        "checkpoint.save_interval_updates=1",
+        "checkpoint.no_epoch_checkpoints=true",
+        "common.log_format=json",
+        "common.log_interval=1",
+        "common.seed=3",
+        "common.cpu=true",
+        "distributed_training.ddp_backend=pytorch_ddp",
+        "distributed_training.find_unused_parameters=true",
+    )
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., None]:
+    """`fairseq-hydra-train` with the given overrides, in this process: half a second where a new one takes many."""
+    from w2v_compress import compat
+
+    compat.apply()
+    from fairseq_cli.hydra_train import _hydra_main
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    def run(*overrides: str) -> None:
+        GlobalHydra.instance().clear()
+        with initialize_config_module("fairseq.config", version_base="1.1"):
+            config = compose("config", overrides=list(overrides))
+        _hydra_main(config)
+
+    return run

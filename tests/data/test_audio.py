@@ -1,0 +1,215 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from w2v_compress.data.audio import SILENCE, AudioError, decode_file, normalize, read_audio
+from w2v_compress.errors import InputError
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+def test_other_rates_are_resampled(rate: int) -> None:
+    audio = read_audio(tone(rate), rate)
+    assert audio.dtype == np.float32
+    assert abs(audio.size - 16_000) <= 1
+    middle = slice(1_000, 15_000)  # a resampler's filter has no neighbours at the ends
+    np.testing.assert_allclose(audio[middle], tone(16_000)[middle], atol=2e-3)
+
+
+def test_samples_at_16_khz_are_untouched(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(16_000), 16_000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), tone(16_000))
+    np.testing.assert_array_equal(read_audio(str(tmp_path / "a.wav")), read_audio(tone(16_000), 16_000))
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "aiff"])
+def test_formats(kind: str, encoded, speech, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(encoded(kind))
+    audio = read_audio(path)
+    assert audio.size == 48_000
+    assert np.corrcoef(audio, speech(3.0))[0, 1] > (0.7 if kind in ("ogg", "opus") else 0.999)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = tone(16_000), tone(16_000, hertz=660)
+    both = np.stack([left, right], axis=1)
+    np.testing.assert_allclose(read_audio(both, 16_000), (left + right) / 2, atol=1e-7)
+    soundfile.write(tmp_path / "a.wav", both, 16_000, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.array([0, 16_384, -32_768], np.int16), [0, 0.5, -1]),
+        (np.array([0, 2**30, -(2**31)], np.int32), [0, 0.5, -1]),
+        (np.array([128, 192, 0], np.uint8), [0, 0.5, -1]),
+        ([0.0, 0.5, -1.0], [0, 0.5, -1]),
+    ],
+)
+def test_arrays_of_integers_are_scaled(samples: object, expected: list[float]) -> None:
+    np.testing.assert_array_equal(read_audio(samples, 16_000), np.float32(expected))
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(0, np.float32), 16_000, "holds no samples"),
+        (np.zeros((0, 2), np.float32), 16_000, "holds no samples"),
+        (np.array([0.1, np.nan]), 16_000, "not finite"),
+        (np.array([0.1, np.inf]), 8_000, "not finite"),
+        (np.array([0.1, 1e300]), 16_000, "not finite"),
+        (np.zeros((2, 16_000), np.float32), 16_000, "16000 channels"),
+        (np.zeros((2, 2, 2), np.float32), 16_000, r"shape is \(2, 2, 2\)"),
+        (np.zeros(10, np.int64), 16_000, "type is int64"),
+        (np.array(["a"]), 16_000, "must be floats"),
+        ([[0.0], [0.0, 1.0]], 16_000, "cannot be read as an array"),
+        (np.zeros(10, np.float32), None, "`rate`"),
+        (np.zeros(10, np.float32), 100, "100 Hz"),
+        (np.zeros(10, np.float32), 10**6, "1000000 Hz"),
+    ],
+)
+def test_arrays_are_refused(samples: object, rate: int | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_audio(samples, rate)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "aiff"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
+def test_cut_short(kind: str, kept: float, encoded, tmp_path: Path) -> None:
+    whole = encoded(kind)
+    path = tmp_path / f"cut.{kind}"
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(AudioError, match=r"cut\.\w+: .*cut short") as caught:
+        read_audio(path)
+    assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_ogg_cut_between_pages(kind: str, encoded, tmp_path: Path) -> None:
+    # every page that is left is whole: only the missing mark of the last one tells
+    whole = encoded(kind)
+    path = tmp_path / f"cut.{kind}"
+    path.write_bytes(whole[: whole.rindex(b"OggS")])
+    with pytest.raises(AudioError, match="cut short"):
+        read_audio(path)
+
+
+def test_wav_of_unknown_length_is_read(encoded, tmp_path: Path) -> None:
+    # ffmpeg writes these to a pipe
+    whole = bytearray(encoded("wav"))
+    whole[4:8] = whole[40:44] = b"\xff" * 4
+    (tmp_path / "pipe.wav").write_bytes(whole)
+    assert read_audio(tmp_path / "pipe.wav").size == 48_000
+
+
+def test_wav_with_a_chunk_before_and_after_its_data(encoded, tmp_path: Path) -> None:
+    whole = encoded("wav")
+    odd = b"LIST\x05\x00\x00\x00INFOx\x00"
+    (tmp_path / "a.wav").write_bytes(whole[:36] + odd + whole[36:] + odd)
+    assert read_audio(tmp_path / "a.wav").size == 48_000
+    (tmp_path / "b.wav").write_bytes((whole[:36] + odd + whole[36:])[:-2])
+    with pytest.raises(AudioError, match="cut short"):
+        read_audio(tmp_path / "b.wav")
+
+
+def test_flac_of_unknown_length_is_refused(encoded, tmp_path: Path) -> None:
+    whole = bytearray(encoded("flac"))
+    whole[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
+    whole[22:26] = bytes(4)
+    (tmp_path / "pipe.flac").write_bytes(whole)
+    with pytest.raises(AudioError, match="how long it is"):
+        read_audio(tmp_path / "pipe.flac")
+
+
+def test_damaged_flac_is_refused(encoded, tmp_path: Path) -> None:
+    whole = bytearray(encoded("flac"))
+    whole[len(whole) // 2] ^= 0xFF
+    (tmp_path / "a.flac").write_bytes(whole)
+    with pytest.raises(AudioError, match="damaged"):
+        read_audio(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("text.wav", b"this is not audio", "unreadable"),
+        ("text.raw", b"this is not audio", "unreadable"),
+        ("nothing.wav", b"", "empty"),
+        ("absent.wav", None, "missing"),
+        ("", None, "unreadable"),
+    ],
+)
+def test_files_are_refused(name: str, content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(AudioError) as caught:
+        read_audio(path)
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_without_samples_is_empty(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 16_000)
+    with pytest.raises(AudioError, match="holds no samples"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_a_rate_beside_a_path_is_refused(encoded, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded("wav"))
+    with pytest.raises(InputError, match="`rate`"):
+        read_audio(tmp_path / "a.wav", 8_000)
+
+
+def test_overlong_files_are_refused_before_they_are_decoded(encoded, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded("wav"))
+    assert decode_file(tmp_path / "a.wav", max_seconds=3.0).samples.shape == (48_000, 1)
+    with pytest.raises(AudioError, match=r"lasts 3\.00 s; at most 2\.9 s") as caught:
+        decode_file(tmp_path / "a.wav", max_seconds=2.9)
+    assert caught.value.reason == "overlong"
+
+
+@pytest.mark.parametrize(
+    ("samples", "silent"),
+    [
+        (np.zeros(16_000), True),
+        (np.full(16_000, 0.3), True),  # a constant cannot be heard
+        (np.tile([-SILENCE, SILENCE], 8_000), True),
+        (np.tile([-2 * SILENCE, 2 * SILENCE], 8_000), False),
+    ],
+)
+def test_silence(samples: np.ndarray, silent: bool) -> None:
+    assert read_audio(samples, 16_000).size == 16_000
+    if silent:
+        with pytest.raises(AudioError, match="silence"):
+            read_audio(samples, 16_000, allow_silence=False)
+    else:
+        assert read_audio(samples, 16_000, allow_silence=False).size == 16_000
+
+
+def test_opposite_channels_cancel_to_silence() -> None:
+    with pytest.raises(AudioError, match="silence"):
+        read_audio(np.stack([tone(16_000), -tone(16_000)], axis=1), 16_000, allow_silence=False)
+
+
+def test_normalize_is_the_layer_norm_of_fairseq(speech) -> None:
+    torch = pytest.importorskip("torch")
+    for audio in (speech(1.0) + 0.3, 1e-4 * speech(0.1)):  # the second feels the epsilon
+        expected = torch.nn.functional.layer_norm(torch.from_numpy(audio), audio.shape).numpy()
+        np.testing.assert_allclose(normalize(audio), expected, atol=1e-5)
+
+
+def test_resampled_bytes_do_not_depend_on_the_call(encoded, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(44_100), 44_100, format="WAV")
+    (tmp_path / "a.wav").write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), read_audio(tmp_path / "a.wav"))

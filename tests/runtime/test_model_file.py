@@ -1,0 +1,177 @@
+"""The file format: what is written comes back, and every way of being wrong is named."""
+
+import dataclasses
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from w2v_compress.errors import InputError
+from w2v_compress.runtime.model_file import (
+    METADATA_KEY,
+    ModelFile,
+    describe_model,
+    quantize_file,
+    read_header,
+    read_model,
+    write_model,
+)
+
+
+@pytest.fixture
+def altered(tiny_path: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The tiny model with its metadata or tensors changed behind the format's back."""
+
+    def write(change: Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]) -> Path:
+        with safe_open(tiny_path, framework="pt") as file:
+            values = json.loads(file.metadata()[METADATA_KEY])
+        state = load_file(tiny_path)
+        change(values, state)
+        path = tmp_path / "altered.safetensors"
+        save_file(state, path, metadata={METADATA_KEY: json.dumps(values)})
+        return path
+
+    return write
+
+
+def test_what_is_written_comes_back(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+    model = tiny_model()
+    header = dataclasses.replace(model.header, compression_points=((1, 1, 1), (2, 1, 2)))
+    path = tmp_path / "model.safetensors"
+    write_model(path, ModelFile(header, model.state))
+    read = read_model(path)
+    assert read.header == header == read_header(path)
+    assert read.state.keys() == model.state.keys()
+    for name, tensor in read.state.items():
+        assert torch.equal(tensor, model.state[name]), name
+
+
+def test_builds_the_network_with_its_weights(tiny_model: Callable[..., ModelFile]) -> None:
+    model = tiny_model()
+    network = model.build()
+    assert not network.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, model.state[name]), name
+        assert not tensor.requires_grad
+
+
+def test_half_precision_weights_are_widened(tiny_model: Callable[..., ModelFile]) -> None:
+    model = tiny_model()
+    half = ModelFile(model.header, {name: tensor.half() for name, tensor in model.state.items()})
+    assert {tensor.dtype for tensor in half.build().state_dict().values()} == {torch.float32}
+
+
+def test_views_into_one_storage_can_be_written(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+    model = tiny_model()
+    flat = torch.cat([tensor.flatten() for tensor in model.state.values()])
+    parts = flat.split([tensor.numel() for tensor in model.state.values()])
+    state = {name: part.view_as(model.state[name]) for name, part in zip(model.state, parts, strict=True)}
+    path = tmp_path / "model.safetensors"
+    write_model(path, ModelFile(model.header, state))
+    assert path.stat().st_size < 1.2 * flat.numel() * 4
+    assert torch.equal(read_model(path).state["proj.weight"], model.state["proj.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, s: v.update(format_version=2), "`format_version` is 2; this program reads 1"),
+        (lambda v, s: v.pop("units"), "the field `units` is missing"),
+        (lambda v, s: v.update(colour="red"), "the field `colour` is unknown"),
+        (lambda v, s: v.update(normalize="yes"), "`normalize` is 'yes'"),
+        (lambda v, s: v.update(sample_rate=8000), "`sample_rate` is 8000; it must be 16000"),
+        (lambda v, s: v.update(units=3), "`units` must be a JSON object"),
+        (lambda v, s: v["units"]["symbols"].pop(), "`units` has 31 symbols; the architecture's `num_units` is 32"),
+        (lambda v, s: v.update(compression_points=[[1, 0, 1]]), "`compression_points`"),
+        (lambda v, s: v.update(compression_points=[3]), "`compression_points`"),
+        (lambda v, s: v.update(quantization={}), "`quantization`"),
+        (lambda v, s: v.update(quantization={"scheme": "int3"}), "int3"),
+        (lambda v, s: v["architecture"].update(wings=2), "unknown field `wings`"),
+        (lambda v, s: v["architecture"].update(encoder_layers=3), r"`w2v_model.encoder.layers.2.\S+` is missing"),
+        (lambda v, s: v["architecture"].update(encoder_ffn_embed_dim=63), r"has shape \[64\]; it must be \[63\]"),
+        (lambda v, s: s.pop("proj.bias"), "the tensor `proj.bias` is missing"),
+        (lambda v, s: s.update(extra=torch.zeros(1)), "the tensor `extra` is unknown"),
+        (lambda v, s: s.update({"proj.bias": torch.zeros(31)}), r"`proj.bias` has shape \[31\]; it must be \[32\]"),
+        (lambda v, s: s.update({"proj.bias": torch.zeros(32).int()}), "`proj.bias` has type torch.int32"),
+    ],
+)
+def test_names_the_file_and_what_is_wrong(altered: Callable[..., Path], change: Any, message: str) -> None:
+    path = altered(change)
+    with pytest.raises(InputError, match=message) as caught:
+        read_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"encoder_layers": 10**9},
+        {"encoder_embed_dim": 32 * 10**9},
+        {"encoder_ffn_embed_dim": 10**40},
+        {"conv_layers": [[2**40, 2**20, 1]]},
+        {"conv_layers": [[16, 2, 2]] * 100_000},
+    ],
+)
+def test_numbers_in_a_file_cannot_claim_memory(altered: Callable[..., Path], sizes: dict[str, Any]) -> None:
+    path = altered(lambda values, state: values["architecture"].update(sizes))
+    for read in (read_model, describe_model):
+        with pytest.raises(InputError, match=str(path)):
+            read(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "1"}, {METADATA_KEY: "{"}, {METADATA_KEY: "[" * 100_000}])
+def test_metadata_missing_or_malformed(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(InputError, match=METADATA_KEY):
+        read_header(path)
+
+
+def test_truncated_foreign_and_missing_files(tiny_path: Path, tmp_path: Path) -> None:
+    whole = tiny_path.read_bytes()
+    path = tmp_path / "broken.safetensors"
+    for content in (b"", b"hello", whole[:4], whole[:1000], whole[:-1], struct.pack("<Q", 2**60) + whole[8:]):
+        path.write_bytes(content)
+        for read in (read_model, read_header, describe_model):
+            with pytest.raises(InputError, match="not a safetensors file, or truncated"):
+                read(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_model(tmp_path / "absent.safetensors")
+    with pytest.raises(InputError, match="no such file"):
+        read_model(tmp_path)
+
+
+def test_int8_file_is_smaller_and_computes_nearly_the_same(
+    tiny_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    model = tiny_model(encoder_embed_dim=128, encoder_ffn_embed_dim=512)
+    before, after = tmp_path / "fp32.safetensors", tmp_path / "int8.safetensors"
+    write_model(before, model)
+    quantize_file(before, after)
+    assert before.stat().st_size / after.stat().st_size > 3
+    audio = torch.randn(1, 8000)
+    with torch.inference_mode():
+        expected, _ = model.build()(audio)
+        logits, _ = read_model(after).build()(audio)
+    assert (logits - expected).norm() / expected.norm() < 0.05
+    with pytest.raises(InputError, match="already quantized"):
+        quantize_file(after, tmp_path / "again.safetensors")
+
+
+def test_description_counts_parameters_and_bytes(tiny_path: Path, tmp_path: Path) -> None:
+    int8 = tmp_path / "int8.safetensors"
+    quantize_file(tiny_path, int8)
+    count = sum(tensor.numel() for tensor in load_file(tiny_path).values())
+    for path, precision in ((tiny_path, "f32"), (int8, "int8")):
+        description = describe_model(path)
+        assert description["parameters"] == count
+        assert description["bytes"] == path.stat().st_size
+        assert description["precision"] == precision
+        json.dumps(description)

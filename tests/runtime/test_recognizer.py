@@ -1,0 +1,190 @@
+"""The recognizer: batching, long audio, precision, bad audio, and life without fairseq."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import w2v_compress
+from w2v_compress.data.audio import normalize, read_audio
+from w2v_compress.errors import InputError
+from w2v_compress.runtime.model_file import ModelFile, quantize_file, write_model
+from w2v_compress.runtime.recognizer import CHUNK_SECONDS, Recognizer, Transcript, plan_windows
+
+
+@pytest.fixture
+def recognizer(tiny_path: Path) -> Recognizer:
+    return w2v_compress.load(str(tiny_path))
+
+
+def test_emissions_are_the_networks_log_probabilities(
+    recognizer: Recognizer, tiny_model: Callable[..., ModelFile], wav: Callable[..., Path]
+) -> None:
+    path = wav("a.wav", 1.0)
+    with torch.inference_mode():
+        logits, _ = tiny_model().build()(torch.from_numpy(normalize(read_audio(path)))[None])
+    torch.testing.assert_close(recognizer.emissions(path), logits[0].log_softmax(-1), rtol=0, atol=1e-5)
+
+
+def test_files_arrays_tensors_and_lists_give_the_same_text(recognizer: Recognizer, wav: Callable[..., Path]) -> None:
+    path = wav("a.wav", 1.5)
+    samples, rate = soundfile.read(path, dtype="float32")
+    text = recognizer.transcribe(path)
+    assert len(text) > 5
+    assert recognizer.transcribe(str(path)) == text
+    assert recognizer.transcribe(samples, rate) == text
+    assert recognizer.transcribe(torch.from_numpy(samples), rate) == text
+    assert recognizer.transcribe([samples, samples], rate) == [text, text]
+    assert recognizer.transcribe([]) == []
+
+
+@pytest.mark.parametrize("extractor_mode", ["layer_norm", "default"])
+def test_a_batch_of_mixed_lengths_gives_each_what_it_gets_alone(
+    tiny_model: Callable[..., ModelFile], wav: Callable[..., Path], extractor_mode: str
+) -> None:
+    model = tiny_model(extractor_mode=extractor_mode)
+    recognizer = Recognizer(model.build(), model.header)
+    paths = [wav(f"{i}.wav", seconds, seed=i) for i, seconds in enumerate((1.0, 0.3, 2.1, 0.03, 1.0, 0.7))]
+    alone = [recognizer.emissions(path) for path in paths]
+    for batch_size in (1, 4, 6):
+        results = list(recognizer.recognize(paths, batch_size=batch_size))
+        for result, expected in zip(results, alone, strict=True):
+            assert isinstance(result, Transcript)
+            torch.testing.assert_close(result.log_probs, expected, rtol=0, atol=1e-4)
+
+
+def test_windows_cover_every_frame_once_and_fit_the_chunk(tiny_model: Callable[..., ModelFile]) -> None:
+    architecture = tiny_model().header.architecture
+    for samples in (480_000, 480_001, 480_320, 500_000, 1_234_567, 10_000_000):
+        windows = plan_windows(architecture, samples)
+        assert (len(windows) == 1) == (samples <= CHUNK_SECONDS * 16_000)
+        place = 0
+        for window in windows:
+            seen = window.samples.stop - window.samples.start
+            assert window.samples.stop <= samples
+            assert seen <= CHUNK_SECONDS * 16_000
+            assert window.kept.stop <= architecture.frames(seen)
+            assert window.samples.start // 320 + window.kept.start == place
+            place += window.kept.stop - window.kept.start
+        assert place == architecture.frames(samples)
+
+
+def test_long_audio_in_windows_equals_one_pass_where_the_network_looks_no_further(
+    tiny_model: Callable[..., ModelFile], wav: Callable[..., Path]
+) -> None:
+    """Without attention the network sees only as far as its convolutions, so the seams must not show at all."""
+    model = tiny_model()
+    for name, tensor in model.state.items():
+        if "self_attn.out_proj" in name:
+            tensor.zero_()
+    path = wav("long.wav", 13.21)
+    whole = Recognizer(model.build(), model.header).emissions(path)
+    pieces = Recognizer(model.build(), model.header, chunk_seconds=8.0).emissions(path)
+    assert len(plan_windows(model.header.architecture, round(13.21 * 16_000), 8.0)) > 2
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-4)
+
+
+def test_long_audio_just_over_the_limit_differs_little_from_one_pass(
+    recognizer: Recognizer, wav: Callable[..., Path]
+) -> None:
+    path = wav("long.wav", CHUNK_SECONDS + 0.5)
+    pieces = recognizer.emissions(path)
+    recognizer.chunk_seconds = 60.0
+    whole = recognizer.emissions(path)
+    assert pieces.shape == whole.shape
+    assert not torch.equal(pieces, whole)
+    assert (pieces.argmax(-1) == whole.argmax(-1)).float().mean() > 0.95
+
+
+def test_errors_are_by_file(recognizer: Recognizer, wav: Callable[..., Path], tmp_path: Path) -> None:
+    good, short = wav("good.wav", 0.5), wav("short.wav", 0.02)
+    results = list(recognizer.recognize([good, short, tmp_path / "absent.wav", good]))
+    assert [type(result) is Transcript for result in results] == [True, False, False, True]
+    assert str(results[1]) == f"{short}: too short: 20 ms; it must be at least 25 ms"
+    assert str(results[2]).startswith(f"{tmp_path / 'absent.wav'}: ")
+    with pytest.raises(InputError, match=r"short\.wav: too short"):
+        recognizer.transcribe([good, short])
+    with pytest.raises(InputError, match="rate"):
+        recognizer.transcribe(np.zeros(16_000, np.float32))
+    with pytest.raises(InputError, match="`batch_size` is 0"):
+        recognizer.transcribe([good], batch_size=0)
+
+
+def test_the_shortest_audio_that_gives_a_frame(recognizer: Recognizer) -> None:
+    samples = np.random.default_rng(0).normal(size=400).astype(np.float32)
+    assert recognizer.emissions(samples, 16_000).shape == (1, 32)
+    with pytest.raises(InputError, match="too short"):
+        recognizer.emissions(samples[:399], 16_000)
+
+
+def test_bf16_stays_close_to_fp32(tiny_path: Path, wav: Callable[..., Path]) -> None:
+    path = wav("a.wav", 2.0)
+    exact = Recognizer.load(tiny_path).emissions(path)
+    rounded = Recognizer.load(tiny_path, precision="bf16").emissions(path)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() / exact.norm() < 0.05
+
+
+def test_int8_file(tiny_path: Path, tmp_path: Path, wav: Callable[..., Path]) -> None:
+    int8 = tmp_path / "int8.safetensors"
+    quantize_file(tiny_path, int8)
+    recognizer = Recognizer.load(int8)
+    assert recognizer.precision == "int8" == Recognizer.load(int8, precision="int8").precision
+    path = wav("a.wav", 2.0)
+    exact = Recognizer.load(tiny_path).emissions(path)
+    assert (recognizer.emissions(path) - exact).norm() / exact.norm() < 0.1
+    with pytest.raises(InputError, match="must be int8 or auto, not bf16"):
+        Recognizer.load(int8, precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"precision": "int8"}, "w2v-compress quantize"),
+        ({"precision": "fp8"}, "'fp8' is not known"),
+        ({"device": "abacus"}, "'abacus' is not known"),
+        ({"device": "cuda:99"}, "'cuda:99' is not there"),
+        ({"threads": 0}, "`threads` is 0"),
+    ],
+)
+def test_refuses_options_that_cannot_be(tiny_path: Path, option: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Recognizer.load(tiny_path, **option)
+
+
+def test_works_where_fairseq_cannot_be_imported(tiny_path: Path, wav: Callable[..., Path]) -> None:
+    path = wav("a.wav", 1.0)
+    program = f"""
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("fairseq", "fairseq_cli", "hydra", "omegaconf", "torchaudio"):
+            raise ImportError(f"{{name}} is not to be imported")
+
+sys.meta_path.insert(0, Refuse())
+import w2v_compress
+import w2v_compress.evaluation.evaluate
+print(w2v_compress.load({str(tiny_path)!r}).transcribe({str(path)!r}))
+try:
+    import fairseq
+except ImportError:
+    print("no fairseq")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{Recognizer.load(tiny_path).transcribe(path)}\nno fairseq\n"
+
+
+def test_models_with_an_impossible_state_are_not_written(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+    model = tiny_model()
+    del model.state["proj.bias"]
+    with pytest.raises(InputError, match="proj.bias"):
+        write_model(tmp_path / "out.safetensors", ModelFile(model.header, model.state))
+    assert not (tmp_path / "out.safetensors").exists()

@@ -1,0 +1,68 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from w2v_compress.errors import InputError
+from w2v_compress.files import replacing, write_json
+
+
+def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path and temporary.suffix == ".safetensors"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("halfway")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_full_disk_is_an_input_error_that_names_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with pytest.raises(InputError, match=r"out\.txt: cannot be written: No space left on device"), replacing(path):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_refuses_a_missing_folder_a_folder_and_a_device(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "absent" / "out.txt", "does not exist"),
+        (tmp_path, "not a plain file"),
+        (Path(os.devnull), "not a plain file"),
+    ):
+        with pytest.raises(InputError, match=reason), replacing(path):
+            pytest.fail("entered")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_writes_through_a_link_and_with_the_usual_permissions(tmp_path: Path) -> None:
+    target, link, plain = tmp_path / "target", tmp_path / "link", tmp_path / "plain"
+    target.write_text("old")
+    link.symlink_to(target)
+    with replacing(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink() and target.read_text() == "new"
+    plain.write_text("")
+    assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_json(path, {"text": "é", "values": [1, 2.5]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"text": "é", "values": [1, 2.5]}
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text(encoding="utf-8"))["text"] == "é"

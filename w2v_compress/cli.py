@@ -1,0 +1,374 @@
+"""The command line `w2v-compress`: one function a command, which imports what it needs, so that --help is quick."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .errors import InputError
+from .runtime import Precision
+
+app = typer.Typer(
+    name="w2v-compress",
+    help="Compress wav2vec 2.0 speech recognizers, and run them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A .safetensors file written by `export`.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the computation; auto is what the file holds.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; by default torch's choice.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Utterances that the network takes at once.")]
+SubsetOption = Annotated[str, typer.Option(metavar="NAME", help="Which manifest of DATA.")]
+
+
+def main() -> None:
+    """The console script. Wrong input is one line on standard error and exit status 1; wrong usage is status 2."""
+    try:
+        app()
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    print(f"w2v-compress: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress wav2vec 2.0 speech recognizers, and run them."""
+
+
+@app.command("user-dir")
+def user_dir() -> None:
+    """Print the absolute path for fairseq's `common.user_dir=`."""
+    print(_package_folder())
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[Literal["csv", "librispeech", "fsdd"], typer.Argument(help="The kind of corpus.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Its folder, or the CSV file (path, text, split).")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the manifests.")],
+    units: Annotated[
+        Literal["letter", "sentencepiece"], typer.Option(help="What the recognizer is to write.")
+    ] = "letter",
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Sentencepiece pieces to learn.")] = None,
+    dictionary: Annotated[
+        Path | None, typer.Option("--dict", metavar="FILE", help="Use the units of this dict.ltr.txt or dict.spm.txt.")
+    ] = None,
+    max_seconds: Annotated[float, typer.Option(help="Longer utterances are refused.")] = 40.0,
+    audio_format: Annotated[Literal["flac", "wav"], typer.Option(help="Of audio that has to be converted.")] = "flac",
+    join: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="fsdd: join so many recordings of a speaker, as 3:7.")
+    ] = None,
+    join_count: Annotated[int | None, typer.Option(min=1, help="fsdd: how many strings to make.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the joining.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is refused.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a processor.")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Turn a corpus into fairseq manifests at 16 kHz; what is refused, and why, goes to rejected.tsv."""
+    import dataclasses
+
+    from .data.prepare import prepare as run
+    from .files import write_json
+
+    report = run(
+        corpus,
+        source,
+        out,
+        units=units,
+        vocab_size=vocab_size,
+        dictionary=dictionary,
+        max_seconds=max_seconds,
+        audio_format=audio_format,
+        join=join,
+        join_count=join_count,
+        seed=seed,
+        strict=strict,
+        workers=workers,
+        progress=sys.stderr.isatty(),
+    )
+    print(report.closing_line())
+    if json_file:
+        write_json(json_file, dataclasses.asdict(report))
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+)
+def train(context: typer.Context) -> None:
+    """Train with fairseq: the arguments of fairseq-hydra-train, and `model=NAME` works for our models too."""
+    from fairseq_cli import hydra_train
+
+    _register_plugin()
+    hydra_train.pre_main = _train_registered
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else hydra turns our one line into a cut traceback
+    sys.argv = ["fairseq-hydra-train", *context.args]
+    hydra_train.cli_main()
+
+
+@app.command()
+def export(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="[CHECKPOINT.pt] OUT.safetensors", help="The checkpoint, unless random.")
+    ],
+    dictionary: Annotated[
+        Path | None, typer.Option("--dict", metavar="FILE", help="fairseq's dict.ltr.txt, or its folder.")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Random weights of this architecture, to measure size and speed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Turn a fairseq CTC checkpoint (ours, or stock wav2vec_ctc) into one self-describing model file."""
+    from .runtime import fairseq_checkpoint
+
+    expected = 1 if architecture else 2
+    if len(paths) != expected:
+        raise typer.BadParameter("give OUT with --architecture, else CHECKPOINT.pt and OUT", param_hint="paths")
+    if architecture:
+        fairseq_checkpoint.export_random(architecture, paths[0], seed)
+        units = "fairseq's LibriSpeech letters"
+    else:
+        units = fairseq_checkpoint.export_checkpoint(paths[0], paths[1], dictionary).units_source
+    print(f"{paths[-1]}: {_megabytes(paths[-1].stat().st_size)}, units from {units}")
+
+
+@app.command()
+def info(model: ModelArgument, json_file: JsonOption = None) -> None:
+    """Show what is in a model file."""
+    from .files import write_json
+    from .runtime.model_file import describe_model
+
+    description = describe_model(model)
+    architecture = description["architecture"]
+    rows = {
+        "parameters": f"{description['parameters']:,}",
+        "size": _megabytes(description["bytes"]),
+        "precision": description["precision"],
+        "units": f"{len(description['units']['symbols'])}, {description['units']['kind']}",
+        "normalize": description["normalize"],
+        "sample rate": f"{description['sample_rate']} Hz",
+        "compression points": " ".join(",".join(map(str, point)) for point in description["compression_points"]),
+    }
+    _print_table(str(model), ["", ""], [[name, str(value)] for name, value in (rows | architecture).items()])
+    if json_file:
+        write_json(json_file, description)
+
+
+@app.command()
+def quantize(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The int8 model file to write.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Manifest folder: also compare the WER before and after.")
+    ] = None,
+    subset: SubsetOption = "test",
+    batch_size: BatchSizeOption = 8,
+    json_file: JsonOption = None,
+) -> None:
+    """Write the model in int8."""
+    import dataclasses
+
+    from .evaluation.evaluate import evaluate as measure
+    from .evaluation.wer import compare
+    from .files import write_json
+    from .runtime.model_file import quantize_file
+    from .runtime.recognizer import Recognizer
+
+    utterances = _utterances(data, subset) if data else []
+    quantize_file(model, out)
+    before, after = model.stat().st_size, out.stat().st_size
+    result: dict[str, Any] = {"bytes_before": before, "bytes_after": after, "ratio": before / after}
+    print(f"{_megabytes(before)} -> {_megabytes(after)}: {before / after:.2f} times smaller")
+    if utterances:
+        reports = []
+        for path in (model, out):
+            with _progress(f"Evaluating {path.name}", len(utterances)) as advance:
+                reports.append(measure(Recognizer.load(path), utterances, batch_size, progress=advance))
+        difference = compare(reports[0].word_counts, reports[1].word_counts)
+        print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
+        result |= {"before": reports[0].to_dict(), "after": reports[1].to_dict()}
+        result["wer_difference"] = dataclasses.asdict(difference)
+    if json_file:
+        write_json(json_file, result)
+
+
+@app.command()
+def transcribe(
+    model: ModelArgument,
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile reads.")],
+    emissions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write log-probabilities, (frames, units), as DIR/NAME.npy.")
+    ] = None,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = 8,
+    json_file: JsonOption = None,
+) -> None:
+    """Print the text of each file, one line a file; --json adds timing. A file that cannot be used costs status 1."""
+    from .evaluation.machine import describe_machine
+    from .files import write_json
+    from .runtime.recognizer import Recognizer
+
+    targets = _emission_files(audio, emissions)
+    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
+    results: list[dict[str, Any]] = []
+    failed = False
+    with _progress("Transcribing", len(audio)) as advance:
+        for path, result in zip(audio, recognizer.recognize(audio, batch_size=batch_size), strict=True):
+            advance(len(results) + 1)
+            if isinstance(result, InputError):
+                failed = True
+                print(f"w2v-compress: {' '.join(str(result).split())}", file=sys.stderr)
+                results.append({"file": str(path), "error": str(result)})
+                continue
+            print(result.text, flush=True)
+            if targets:
+                _write_emissions(targets[path], result.log_probs)
+            results.append(
+                {
+                    "file": str(path),
+                    "text": result.text,
+                    "audio_seconds": result.audio_seconds,
+                    "compute_seconds": result.compute_seconds,
+                }
+            )
+    if json_file:
+        settings = {"model": str(model), "precision": recognizer.precision, "batch_size": batch_size}
+        write_json(json_file, settings | {"machine": describe_machine(device), "transcripts": results})
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
+    subset: SubsetOption = "test",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = 8,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure WER and CER with bootstrap 95% intervals, real-time factor and peak memory."""
+    from .evaluation.evaluate import evaluate as measure
+    from .files import write_json
+    from .runtime.recognizer import Recognizer
+
+    utterances = _utterances(data, subset)
+    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
+    with _progress("Evaluating", len(utterances)) as advance:
+        report = measure(recognizer, utterances, batch_size, seed=seed, progress=advance)
+    rows = [
+        ["WER", report.wer.percent()],
+        ["CER", report.cer.percent()],
+        ["utterances, words", f"{report.utterances}, {report.words}"],
+        ["audio", f"{report.audio_seconds:.1f} s"],
+        ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
+        ["peak memory", _megabytes(report.peak_memory_bytes)],
+        ["precision", recognizer.precision],
+        ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
+    ]
+    _print_table(f"{model} on {subset}", ["", ""], rows)
+    if json_file:
+        settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
+        write_json(json_file, settings | report.to_dict())
+
+
+def _train_registered(configuration: Any, **options: Any) -> None:
+    """fairseq's training; the processes that it starts on each GPU register the plugin by this."""
+    from fairseq_cli.train import main as fairseq_train
+
+    _register_plugin()
+    fairseq_train(configuration, **options)
+
+
+def _register_plugin() -> None:
+    """Import all that fairseq would from `common.user_dir`, which it does not do for a package already imported."""
+    import importlib
+
+    for kind in ("models", "criterions", "tasks"):
+        for file in sorted((_package_folder() / kind).glob("[!_]*.py")):
+            importlib.import_module(f"{__package__}.{kind}.{file.stem}")
+
+
+def _package_folder() -> Path:
+    return Path(__file__).resolve().parent
+
+
+def _utterances(data: Path, subset: str) -> Any:
+    from .data.manifest import read_manifest
+
+    return read_manifest(data, subset)
+
+
+def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
+    """Where the log-probabilities of each file go; two files may not go to one place."""
+    if folder is None:
+        return {}
+    targets = {path: folder / f"{path.stem}.npy" for path in audio}
+    sources = {target: path for path, target in targets.items()}
+    for path, target in targets.items():
+        if sources[target] != path:
+            raise InputError(f"--emissions: {path} and {sources[target]} would both be written to {target}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _write_emissions(path: Path, log_probs: Any) -> None:
+    import numpy as np
+
+    from .files import replacing
+
+    with replacing(path) as temporary:
+        np.save(temporary, log_probs.numpy())
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; yields the function that sets how many are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, show_header=any(columns))
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"

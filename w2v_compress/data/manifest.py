@@ -1,0 +1,87 @@
+"""fairseq's manifests: `SPLIT.tsv` (a root folder, then `path<TAB>samples`) beside `SPLIT.wrd` and the labels."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import replacing
+from .audio import SAMPLE_RATE
+from .units import Units
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a manifest: 16 kHz mono audio and what is said in it."""
+
+    path: Path
+    """Absolute."""
+    samples: int
+    """At 16 kHz."""
+    text: str
+
+    @property
+    def seconds(self) -> float:
+        """How long the utterance lasts."""
+        return self.samples / SAMPLE_RATE
+
+
+def read_manifest(folder: Path, subset: str) -> list[Utterance]:
+    """The utterances of `subset` in the manifest `folder`, in its order.
+
+    Raises `InputError` that names the file and line when a file is missing, malformed or of another length, and when
+    there are no utterances. Audio files are not opened.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; `w2v-compress prepare` makes one")
+    manifest = folder / f"{subset}.tsv"
+    if not manifest.is_file():
+        known = sorted(path.stem for path in folder.glob("*.tsv") if path.with_suffix(".wrd").is_file())
+        raise InputError(f"{folder}: there is no subset {subset!r}; there is {', '.join(known) or 'none'}")
+    lines, texts = _read_lines(manifest), _read_lines(manifest.with_suffix(".wrd"))
+    if len(lines) < 2:
+        raise InputError(f"{manifest}: holds no utterances")
+    if len(texts) != len(lines) - 1:
+        raise InputError(f"{manifest}: has {len(lines) - 1} utterances, but {subset}.wrd has {len(texts)} lines")
+    utterances = []
+    for number, (line, text) in enumerate(zip(lines[1:], texts, strict=True), start=2):
+        path, tab, samples = line.rpartition("\t")
+        if not tab or not path or not samples.strip().isdecimal():
+            raise InputError(f"{manifest}: line {number} is {line[:80]!r}; it must be a path, a tab and the samples")
+        utterances.append(Utterance(Path(lines[0].strip(), path), int(samples), text.strip()))
+    return utterances
+
+
+def write_manifest(folder: Path, subset: str, utterances: Sequence[Utterance], units: Units) -> None:
+    """`subset`'s `.wrd`, its labels (`.ltr` or `.spm`) and, last, its `.tsv` in `folder`, each whole or not at all."""
+    # the folder that all audio shares, since fairseq joins the first line with every path
+    root = os.path.commonpath([utterance.path.parent for utterance in utterances])
+    rows = [f"{os.path.relpath(utterance.path, root)}\t{utterance.samples}" for utterance in utterances]
+    _write_lines(folder / f"{subset}.wrd", [utterance.text for utterance in utterances])
+    _write_lines(folder / f"{subset}.{units.suffix}", [units.labels(utterance.text) for utterance in utterances])
+    _write_lines(folder / f"{subset}.tsv", [root, *rows])
+
+
+def fits_manifest(path: Path) -> bool:
+    """Whether fairseq reads `path` back as it is: it strips lines, splits them at tabs and other names at colons."""
+    return (
+        path.suffix in (".wav", ".flac")
+        and str(path).isprintable()  # no tabs, no line ends, nothing that is not UTF-8
+        and all(part == part.strip() for part in path.parts)
+    )
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

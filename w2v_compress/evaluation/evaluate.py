@@ -1,0 +1,97 @@
+"""How well and how fast a recognizer does on a test set."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.manifest import Utterance
+from ..errors import InputError
+from ..runtime.recognizer import Recognizer
+from .machine import describe_machine, peak_memory
+from .wer import ErrorCounts, Interval, character_errors, error_rate, word_errors
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Quality and cost of one recognizer on one test set."""
+
+    wer: Interval
+    cer: Interval
+    utterances: int
+    words: int
+    audio_seconds: float
+    compute_seconds: float
+    peak_memory_bytes: int
+    """Of the whole process so far, or on a GPU of torch's tensors."""
+    batch_size: int
+    seed: int
+    machine: dict[str, Any]
+    word_counts: ErrorCounts
+    """By utterance, to compare two systems with `wer.compare`."""
+    hypotheses: list[str]
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing for each second of audio."""
+        return self.compute_seconds / self.audio_seconds
+
+    @property
+    def milliseconds_per_second(self) -> float:
+        """Milliseconds of computing for each second of audio."""
+        return 1000 * self.real_time_factor
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: everything but the counts and texts by utterance; rates as fractions."""
+        values = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("word_counts", "hypotheses")
+        }
+        values["wer"], values["cer"] = dataclasses.asdict(self.wer), dataclasses.asdict(self.cer)
+        return values | {
+            "real_time_factor": self.real_time_factor,
+            "milliseconds_per_second": self.milliseconds_per_second,
+        }
+
+
+def evaluate(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    batch_size: int = 8,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> EvaluationReport:
+    """WER and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
+
+    The first utterance is transcribed once before, uncounted. Raises `InputError` when an utterance cannot be used:
+    a rate over what is left of a test set would be another test set's. `progress` gets the number done.
+    """
+    if not utterances:
+        raise InputError("there are no utterances to evaluate on")
+    recognizer.transcribe(utterances[0].path)
+    transcripts = []
+    for result in recognizer.recognize((utterance.path for utterance in utterances), batch_size=batch_size):
+        if isinstance(result, InputError):
+            raise result
+        transcripts.append((result.text, result.audio_seconds, result.compute_seconds))
+        progress(len(transcripts))
+    hypotheses, audio_seconds, compute_seconds = map(list, zip(*transcripts, strict=True))
+    references = [utterance.text for utterance in utterances]
+    words, characters = word_errors(references, hypotheses), character_errors(references, hypotheses)
+    device = str(recognizer.device)
+    return EvaluationReport(
+        wer=error_rate(words, seed=seed),
+        cer=error_rate(characters, seed=seed),
+        utterances=len(utterances),
+        words=int(words.lengths.sum()),
+        audio_seconds=sum(audio_seconds),
+        compute_seconds=sum(compute_seconds),
+        peak_memory_bytes=peak_memory(device),
+        batch_size=batch_size,
+        seed=seed,
+        machine=describe_machine(device),
+        word_counts=words,
+        hypotheses=hypotheses,
+    )

@@ -1,0 +1,187 @@
+"""What a network is made of: the numbers that a model file carries, and the architectures known by name."""
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import InputError
+
+ConvLayers = tuple[tuple[int, int, int], ...]
+
+WAV2VEC2_CONV_LAYERS: ConvLayers = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+ACTIVATIONS = ("gelu", "relu")
+FAIRSEQ_ONLY = {"layer_type": "transformer", "pos_conv_depth": 1, "quantize_input": False, "crop_seq_to_multiple": 1}
+"""Settings of fairseq's `wav2vec2` that change the network in ways ours does not know, and their only allowed value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Shape of a wav2vec 2.0 CTC network (Baevski et al. 2020, section 2), under fairseq's names.
+
+    Raises `InputError` that names the field when a value is impossible.
+    """
+
+    conv_layers: ConvLayers = WAV2VEC2_CONV_LAYERS
+    """(channels, kernel, stride) of each convolution of the feature extractor."""
+    extractor_mode: Literal["default", "layer_norm"] = "default"
+    """`default`: a group norm after the first convolution (base); `layer_norm`: one after each (large)."""
+    conv_bias: bool = False
+    encoder_layers: int = 12
+    encoder_embed_dim: int = 768
+    encoder_ffn_embed_dim: int = 3072
+    encoder_attention_heads: int = 12
+    layer_norm_first: bool = False
+    """Layer norm before (large) or after (base) each block."""
+    activation_fn: str = "gelu"
+    """Of the feed-forward blocks; the extractor and the positional convolution always use GELU."""
+    conv_pos: int = 128
+    """Kernel of the positional convolution, frames."""
+    conv_pos_groups: int = 16
+    num_units: int = 32
+    """Output classes, the CTC blank included."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "conv_layers", _checked_conv_layers(self.conv_layers))
+        counts = [field.name for field in dataclasses.fields(self) if field.type is int]
+        for name in counts:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"architecture: `{name}` is {value!r}; it must be a whole number of at least 1")
+        for name, allowed in (("extractor_mode", ("default", "layer_norm")), ("activation_fn", ACTIVATIONS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"architecture: `{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
+                )
+        for name in ("encoder_attention_heads", "conv_pos_groups"):
+            if self.encoder_embed_dim % getattr(self, name):
+                raise InputError(
+                    f"architecture: `{name}` ({getattr(self, name)}) must divide "
+                    f"`encoder_embed_dim` ({self.encoder_embed_dim})"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the metadata of a model file holds them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
+        """The inverse of `to_dict`; an unknown field is an `InputError`."""
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise InputError(f"architecture: unknown field `{unknown[0]}`")
+        return cls(**values)
+
+    def to_fairseq(self) -> dict[str, Any]:
+        """The settings of fairseq's `wav2vec2` that build this network; it keeps `num_units` elsewhere."""
+        settings = self.to_dict()
+        del settings["num_units"]
+        layers = settings.pop("conv_layers")
+        return {"_name": "wav2vec2", "conv_feature_layers": repr([tuple(layer) for layer in layers]), **settings}
+
+    @classmethod
+    def from_fairseq(cls, settings: Mapping[str, Any], num_units: int) -> "Architecture":
+        """The inverse of `to_fairseq`, for the settings in any `wav2vec2` checkpoint.
+
+        Raises `InputError` that names a setting which this network does not have.
+        """
+        for name, allowed in FAIRSEQ_ONLY.items():
+            if settings.get(name, allowed) != allowed:
+                raise InputError(f"`{name}` is {settings[name]!r}; only {allowed!r} is supported")
+        names = {field.name for field in dataclasses.fields(cls)} - {"conv_layers", "num_units"}
+        fields = {name: settings[name] for name in sorted(names & settings.keys())}
+        if settings.get("conv_feature_layers"):
+            fields["conv_layers"] = parse_conv_layers(str(settings["conv_feature_layers"]))
+        return cls(**fields, num_units=num_units)
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Audio samples from one output frame to the next: 320, or 20 ms, in the published models."""
+        product = 1
+        for _, _, stride in self.conv_layers:
+            product *= stride
+        return product
+
+    def frames(self, samples: int) -> int:
+        """Output frames of `samples` audio samples; 0 when they are fewer than one receptive field."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
+        return samples
+
+    @property
+    def receptive_field(self) -> int:
+        """Audio samples that one output frame sees: 400, or 25 ms, in the published models."""
+        samples = 1
+        for _, kernel, stride in reversed(self.conv_layers):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+
+def _checked_conv_layers(layers: Any) -> ConvLayers:
+    try:
+        checked = tuple((int(channels), int(kernel), int(stride)) for channels, kernel, stride in layers)
+    except (TypeError, ValueError):
+        checked = ()
+    if not checked or any(value < 1 for layer in checked for value in layer):
+        raise InputError(
+            f"architecture: `conv_layers` is {layers!r}; it must be a list of (channels, kernel, stride), each at least 1"
+        )
+    return checked
+
+
+def parse_conv_layers(text: str) -> ConvLayers:
+    """fairseq's `conv_feature_layers`, a Python expression such as `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
+
+    fairseq passes it to `eval`, so a checkpoint could run code through it. This reads lists, tuples, whole
+    numbers, `+` and `*`, and raises `InputError` on anything else.
+    """
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Constant(value=int() as number):
+                return number
+            case ast.List(elts=items) | ast.Tuple(elts=items):
+                return [value(item) for item in items]
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return value(left) + value(right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                first, second = value(left), value(right)
+                if isinstance(first, list) and isinstance(second, int) and second > 64:
+                    raise ValueError("a list repeated more than 64 times")
+                return first * second
+        raise ValueError(f"`{ast.unparse(node)}` is not a list of whole numbers")
+
+    try:
+        return _checked_conv_layers(value(ast.parse(text.strip(), mode="eval").body))
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(
+            f"conv_feature_layers: {text[:200]!r} cannot be read ({error}); "
+            "it must be a list of (channels, kernel, stride), joined with + and *"
+        ) from None
+
+
+_LARGE = Architecture(
+    extractor_mode="layer_norm",
+    conv_bias=True,
+    encoder_layers=24,
+    encoder_embed_dim=1024,
+    encoder_ffn_embed_dim=4096,
+    encoder_attention_heads=16,
+    layer_norm_first=True,
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "base": Architecture(),
+    "large": _LARGE,
+    "student-12": dataclasses.replace(_LARGE, encoder_layers=12),
+    "student-4": dataclasses.replace(_LARGE, encoder_layers=4),
+}
+"""Architectures by name. The students are those of "Shrinking Bigfoot" (Peng et al. 2021, section 3)."""
+
+
+def named_architecture(name: str) -> Architecture:
+    """The architecture called `name`; `InputError` lists the known names."""
+    if name not in ARCHITECTURES:
+        raise InputError(f"architecture {name!r} is not known; it must be one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

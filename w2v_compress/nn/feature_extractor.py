@@ -1,0 +1,165 @@
+"""Waveform to features: the convolutions of wav2vec 2.0 (Baevski et al. 2020, section 2), as matrix products.
+
+In channels-last layout a strided convolution is a product over a view of its input: kernel 2 with stride 2 reads
+`(batch, time, channels)` as `(batch, time / 2, 2 * channels)`. A kernel longer than its stride adds one product for
+each further stride's worth of taps. Every multiply is then a matrix product, which is fast in every precision.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import Architecture
+
+GroupNormStatistics = Literal["valid", "padded"]
+
+
+def valid_mask(lengths: Tensor, time: int) -> Tensor:
+    """`(batch, time)` bool, true at the first `lengths` positions; lengths: `(batch,)`."""
+    return torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class StridedConvolution(nn.Module):
+    """`nn.Conv1d` without padding, on channels-last input and with Conv1d's parameters.
+
+    (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        nn.init.kaiming_normal_(self.weight)
+
+    def windows(self, x: Tensor) -> Iterator[Tensor]:
+        """The operands of the products: (batch, frames, taps * in) for taps [0, stride), [stride, 2 stride), ..."""
+        batch, time, channels = x.shape
+        frames = (time - self.kernel) // self.stride + 1
+        if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
+            yield x.squeeze(-1).unfold(1, self.kernel, self.stride)
+            return
+        for start in range(0, self.kernel, self.stride):
+            taps = min(self.stride, self.kernel - start)
+            if taps == self.stride:
+                yield x[:, start : start + frames * self.stride].reshape(batch, frames, taps * channels)
+            else:
+                window = x[:, start:].unfold(1, taps, self.stride)[:, :frames]  # (batch, frames, in, taps)
+                yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
+
+    def effective_weight(self) -> Tensor:
+        """The weight to compute with, (out, in, kernel)."""
+        return self.weight
+
+    def matrices(self) -> list[Tensor]:
+        """The weight of each product, (out, taps * in), in the order of `windows`."""
+        out_channels, in_channels, _ = self.weight.shape
+        taps = self.kernel if in_channels == 1 else self.stride
+        parts = self.effective_weight().split(taps, dim=2)
+        return [part.transpose(1, 2).reshape(out_channels, -1) for part in parts]
+
+    def forward(self, x: Tensor) -> Tensor:
+        products = zip(self.windows(x), self.matrices(), strict=True)
+        window, matrix = next(products)
+        out = F.linear(window, matrix, self.bias)
+        for window, matrix in products:
+            out = out + F.linear(window, matrix)
+        return out
+
+
+class ChannelNorm(nn.Module):
+    """Group norm with one group a channel, folded into the convolution before it.
+
+    A channel's mean and variance over time are `w . mu` and `w' C w`, where mu and C are mean and covariance of the
+    convolution's input windows. So the normalized output is one product with scaled weights, and the long
+    activations are never reduced. With `lengths` the moments are those of each utterance's valid windows, which
+    makes the result independent of padding (stock fairseq takes them over the padding too).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = 1e-5
+
+    def forward(self, audio: Tensor, convolution: StridedConvolution, lengths: Tensor | None) -> Tensor:
+        """(batch, samples, 1), windows that count (batch,) or None for all -> (batch, frames, channels)"""
+        (windows,) = convolution.windows(audio)  # (batch, frames, kernel)
+        (matrix,) = convolution.matrices()  # (channels, kernel)
+        exact, matrix = windows.float(), matrix.float()
+        if lengths is None:
+            mean = exact.mean(1, keepdim=True)
+            centred = exact - mean
+            count = exact.new_tensor(exact.shape[1]).view(1, 1, 1)
+        else:
+            valid = valid_mask(lengths, exact.shape[1]).unsqueeze(-1)
+            count = lengths.clamp(min=1).view(-1, 1, 1).to(exact)
+            mean = (exact * valid).sum(1, keepdim=True) / count
+            centred = (exact - mean) * valid
+        covariance = centred.transpose(1, 2) @ centred / count  # (batch, kernel, kernel)
+        variance = ((matrix @ covariance) * matrix).sum(-1)  # (batch, channels)
+        scale = self.weight.float() * (variance + self.eps).rsqrt()
+        # The convolution's own bias, if any, is removed with the mean.
+        shift = self.bias.float() - scale * (mean @ matrix.T).squeeze(1)
+        folded = (scale.unsqueeze(-1) * matrix).transpose(1, 2)  # (batch, kernel, channels)
+        return torch.baddbmm(shift.unsqueeze(1).to(windows.dtype), windows, folded.to(windows.dtype))
+
+
+class ExtractorLayer(nn.Module):
+    """Convolution, norm (group, layer or none) and GELU, under the numbers of fairseq's Sequential: 0, 2 and 2.1."""
+
+    def __init__(self, convolution: StridedConvolution, norm: Literal["group", "layer", "none"]) -> None:
+        super().__init__()
+        channels = convolution.weight.shape[0]
+        self.add_module("0", convolution)
+        if norm == "group":
+            self.add_module("2", ChannelNorm(channels))
+        elif norm == "layer":
+            self.add_module("2", nn.ModuleDict({"1": nn.LayerNorm(channels)}))
+        self.norm = norm
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """(batch, time, in), frames that count for the group norm (batch,) -> (batch, frames, out)"""
+        convolution = self.get_submodule("0")
+        if self.norm == "group":
+            return F.gelu(self.get_submodule("2")(x, convolution, lengths))
+        x = convolution(x)
+        if self.norm == "layer":
+            x = self.get_submodule("2.1")(x)
+        return F.gelu(x)
+
+
+class FeatureExtractor(nn.Module):
+    """(batch, samples) waveforms -> (batch, frames, channels); see `Architecture.frames` for the lengths.
+
+    `group_norm_statistics`: "valid" takes the group norm's statistics over each utterance's own samples, so that a
+    batch gives each utterance what it gets alone; "padded" over the whole padded row, as stock fairseq does, to
+    reproduce its numbers. It matters only for `extractor_mode` "default" and batches of mixed lengths.
+    """
+
+    def __init__(self, architecture: Architecture, group_norm_statistics: GroupNormStatistics = "valid") -> None:
+        super().__init__()
+        self.group_norm_statistics = group_norm_statistics
+        layers, in_channels = [], 1
+        for index, (channels, kernel, stride) in enumerate(architecture.conv_layers):
+            convolution = StridedConvolution(in_channels, channels, kernel, stride, architecture.conv_bias)
+            if architecture.extractor_mode == "layer_norm":
+                layers.append(ExtractorLayer(convolution, "layer"))
+            else:
+                layers.append(ExtractorLayer(convolution, "group" if index == 0 else "none"))
+            in_channels = channels
+        self.conv_layers = nn.ModuleList(layers)
+        self.first_kernel, self.first_stride = architecture.conv_layers[0][1:]
+
+    def forward(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is not None and self.group_norm_statistics == "valid":
+            counted = (lengths - self.first_kernel) // self.first_stride + 1
+        else:
+            counted = None
+        x = audio.unsqueeze(-1)
+        for layer in self.conv_layers:
+            x = layer(x, counted)
+        return x

@@ -1,0 +1,1 @@
+"""int8 recognizers: smaller files, and integer matrix products."""

@@ -1,0 +1,1 @@
+"""fairseq tasks. Importing a module of this package registers its task."""
