@@ -23,7 +23,7 @@ ON_X86_LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 PLOT = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "ruff>=0.6", "mypy>=1.11", *PLOT]
+TEST = ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT]  # setuptools: tests install copies
 
 setup(
     name="w2v-compress",

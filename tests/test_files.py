@@ -15,17 +15,22 @@ def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
-        assert temporary.parent == tmp_path and temporary.suffix == ".safetensors"
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".safetensors"
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def fail_after_writing(path: Path) -> None:
+    path.write_text("half")
+    raise RuntimeError("halfway")
 
 
 def test_a_failure_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError, match="halfway"), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("halfway")
+        fail_after_writing(temporary)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.txt"]
 
@@ -54,7 +59,8 @@ def test_writes_through_a_link_and_with_the_usual_permissions(tmp_path: Path) ->
     link.symlink_to(target)
     with replacing(link) as temporary:
         temporary.write_text("new")
-    assert link.is_symlink() and target.read_text() == "new"
+    assert link.is_symlink()
+    assert target.read_text() == "new"
     plain.write_text("")
     assert target.stat().st_mode == plain.stat().st_mode
 
@@ -63,6 +69,6 @@ def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_json(path, {"text": "é", "values": [1, 2.5]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"text": "é", "values": [1, 2.5]}
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="JSON"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text(encoding="utf-8"))["text"] == "é"
