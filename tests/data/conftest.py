@@ -21,11 +21,11 @@ def speech() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def encoded(speech) -> Callable[..., bytes]:
-    """encoded("wav" | "flac" | "ogg" | "opus" | "aiff") -> the bytes of a file that lasts three seconds."""
+    """encoded("wav" | "flac" | "ogg" | "opus" | "aiff" | "mp3") -> the bytes of a file that lasts three seconds."""
 
     def make(kind: str) -> bytes:
         file = io.BytesIO()
-        formats = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS")}
+        formats = {"opus": ("OGG", "OPUS"), "ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
         container, subtype = formats.get(kind, (kind.upper(), "PCM_16"))
         soundfile.write(file, speech(3.0), 16_000, format=container, subtype=subtype)
         return file.getvalue()

@@ -1,4 +1,3 @@
-import io
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     ],
 )
 def test_arrays_of_integers_are_scaled(samples: object, expected: list[float]) -> None:
-    np.testing.assert_array_equal(read_audio(samples, 16_000), np.float32(expected))
+    np.testing.assert_array_equal(read_audio(samples, 16_000), expected)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_arrays_are_refused(samples: object, rate: int | None, message: str) -> 
         read_audio(samples, rate)
 
 
-@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "aiff"])
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "aiff", "mp3"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
 def test_cut_short(kind: str, kept: float, encoded, tmp_path: Path) -> None:
     whole = encoded(kind)
@@ -206,10 +205,3 @@ def test_normalize_is_the_layer_norm_of_fairseq(speech) -> None:
     for audio in (speech(1.0) + 0.3, 1e-4 * speech(0.1)):  # the second feels the epsilon
         expected = torch.nn.functional.layer_norm(torch.from_numpy(audio), audio.shape).numpy()
         np.testing.assert_allclose(normalize(audio), expected, atol=1e-5)
-
-
-def test_resampled_bytes_do_not_depend_on_the_call(encoded, tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, tone(44_100), 44_100, format="WAV")
-    (tmp_path / "a.wav").write_bytes(buffer.getvalue())
-    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), read_audio(tmp_path / "a.wav"))

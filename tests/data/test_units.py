@@ -11,13 +11,13 @@ TEXTS = ["THE CAT SAT ON THE MAT", "A DOG'S LIFE", "IT IS RAINING CATS AND DOGS"
 
 @pytest.fixture(scope="module")
 def pieces() -> Units:
-    return Units.train_sentencepiece(TEXTS, 40)
+    return Units.train_sentencepiece(TEXTS, 24)
 
 
 def test_letters_are_those_of_fairseq() -> None:
     # https://dl.fbaipublicfiles.com/fairseq/wav2vec/dict.ltr.txt, without its counts
-    published = "| E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
-    assert Units.letters().symbols == ("<s>", "<pad>", "</s>", "<unk>", *published)
+    published = "| E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z"
+    assert " ".join(Units.letters().symbols) == f"<s> <pad> </s> <unk> {published}"
 
 
 def test_letter_labels() -> None:
@@ -30,17 +30,17 @@ def test_letter_labels() -> None:
 
 
 def test_pieces_round_trip(pieces: Units) -> None:
-    assert len(pieces.symbols) == 4 + 40
+    assert len(pieces.symbols) == 4 + 24
     assert pieces.symbols[:4] == SPECIALS
     for text in (*TEXTS, "CATS LIE"):
         assert pieces.decode(pieces.encode(text)) == text
         assert [pieces.symbols[unit] for unit in pieces.encode(text)] == pieces.labels(text).split(" ")
-    assert max(len(pieces.encode(text)) / len(text) for text in TEXTS) < 0.8  # pieces, not letters
+    assert any(len(piece) > 2 for piece in pieces.symbols[4:])  # more than letters
 
 
 def test_pieces_are_a_function_of_the_texts(pieces: Units) -> None:
-    assert Units.train_sentencepiece(TEXTS, 40) == pieces
-    assert Units.train_sentencepiece(reversed(TEXTS[:3]), 30) != pieces
+    assert Units.train_sentencepiece(TEXTS, 24) == pieces
+    assert Units.train_sentencepiece(TEXTS, 23) != pieces
 
 
 @pytest.mark.parametrize("text", ["GO 2 IT", "É", "a", "A|B"])
@@ -50,7 +50,9 @@ def test_characters_outside_the_letters(text: str) -> None:
         Units.letters().encode(text)
 
 
-@pytest.mark.parametrize(("text", "unknown"), [("THE ZOO", "Z"), ("THE 7 CATS", "7"), ("A\N{LOWER ONE EIGHTH BLOCK}T", "▁")])
+@pytest.mark.parametrize(
+    ("text", "unknown"), [("THE ZOO", "Z"), ("THE 7 CATS", "7"), ("A\N{LOWER ONE EIGHTH BLOCK}T", "▁")]
+)
 def test_characters_outside_the_pieces(text: str, unknown: str, pieces: Units) -> None:
     with pytest.raises(InputError, match=f"not in the units: {unknown}$"):
         pieces.encode(text)
@@ -164,7 +166,7 @@ def test_classes_outside_the_units(unit: int) -> None:
 
 @pytest.mark.parametrize(("size", "message"), [(5000, "too high"), (2, "smaller than")])
 def test_more_or_fewer_pieces_than_the_texts_give(size: int, message: str) -> None:
-    with pytest.raises(InputError, match=f"{size} .*{message}"):
+    with pytest.raises(InputError, match=f"{size} pieces .*{message}"):
         Units.train_sentencepiece(TEXTS, size)
 
 

@@ -5,12 +5,15 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile
+from rich.console import Console
+from rich.progress import track
 
 from ..errors import InputError
 from ..files import replacing
@@ -42,6 +45,23 @@ class Converter:
     units: Units
     max_seconds: float
     audio_format: AudioFormat
+
+    def run(
+        self, recordings: Sequence[Recording], workers: int | None = None, *, progress: bool = False
+    ) -> list[Utterance | Rejection]:
+        """What becomes of each of `recordings`, in their order, worked out by `workers` threads."""
+        console = Console(stderr=True)
+        with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
+            return list(
+                track(
+                    executor.map(self.convert, recordings, self.targets(recordings)),
+                    description="Preparing",
+                    total=len(recordings),
+                    console=console,
+                    transient=True,
+                    disable=not progress or not console.is_terminal,
+                )
+            )
 
     def targets(self, recordings: Sequence[Recording]) -> list[Path]:
         """A path in `folder` for each recording, named after its place in the corpus, no two alike."""

@@ -6,13 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
-
-from rich.console import Console
-from rich.progress import track
 
 from ..errors import InputError
 from ..files import replacing
@@ -96,23 +92,12 @@ def prepare(
     _check_folder(out, recordings, splits, unit_set)
 
     converter = Converter(out / "audio", unit_set, max_seconds, audio_format)
-    targets = converter.targets(recordings)
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
-        outcomes = track(
-            executor.map(converter.convert, recordings, targets),
-            description=f"Preparing {corpus}",
-            total=len(recordings),
-            console=console,
-            transient=True,
-            disable=not progress or not console.is_terminal,
-        )
-        kept: dict[str, list[Utterance]] = {split: [] for split in splits}
-        for recording, outcome in zip(recordings, outcomes, strict=True):
-            if isinstance(outcome, Rejection):
-                rejections.append(outcome)
-            else:
-                kept[recording.split].append(outcome)
+    kept: dict[str, list[Utterance]] = {split: [] for split in splits}
+    for recording, outcome in zip(recordings, converter.run(recordings, workers, progress=progress), strict=True):
+        if isinstance(outcome, Rejection):
+            rejections.append(outcome)
+        else:
+            kept[recording.split].append(outcome)
     return _finish(out, kept, rejections + unwritable, unit_set, strict=strict)
 
 
@@ -235,7 +220,7 @@ def _check_folder(out: Path, recordings: Sequence[Recording], splits: Sequence[s
     if others and dictionary.is_file() and Units.read_dictionary(dictionary, units.kind) != units:
         raise InputError(
             f"{dictionary}: the split {min(others)!r} there has other units; "
-            "give this dictionary with --dictionary, or choose another OUT"
+            "prepare with this dictionary, or choose another OUT"
         )
 
 

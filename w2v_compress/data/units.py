@@ -80,7 +80,7 @@ class Units:
             )
         except (RuntimeError, OSError) as error:
             reason = str(error).rpartition("] ")[2] or "too little text"
-            raise InputError(f"sentencepiece units: {vocab_size} (+1 for <unk>) cannot be learnt: {reason}") from None
+            raise InputError(f"sentencepiece units: {vocab_size} pieces and <unk> cannot be learnt: {reason}") from None
         processor = spm.SentencePieceProcessor(model_proto=model.getvalue())
         pieces = tuple(processor.id_to_piece(piece) for piece in range(1, len(processor)))
         return cls("sentencepiece", SPECIALS + pieces, model.getvalue())
