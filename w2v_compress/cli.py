@@ -120,12 +120,17 @@ def prepare(
 def train(context: typer.Context) -> None:
     """Train with fairseq: the arguments of fairseq-hydra-train, and `model=NAME` works for our models too."""
     from fairseq_cli import hydra_train
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     _register_plugin()
     hydra_train.pre_main = _train_registered
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else hydra turns our one line into a cut traceback
     sys.argv = ["fairseq-hydra-train", *context.args]
-    hydra_train.cli_main()
+    try:
+        hydra_train.cli_main()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"train: {error}") from error
 
 
 @app.command()

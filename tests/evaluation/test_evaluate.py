@@ -1,0 +1,67 @@
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from w2v_compress.data.manifest import Utterance
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.machine import interleaved_latency
+from w2v_compress.evaluation.wer import compare
+from w2v_compress.runtime.recognizer import Recognizer
+
+
+@pytest.fixture
+def utterances(wav: Callable[..., Path], tiny_path: Path) -> list[Utterance]:
+    """Texts that the tiny model gets right, but for one word too many in the last."""
+    paths = [wav(f"{number}.wav", 1.0 + number / 4, seed=number) for number in range(4)]
+    texts = Recognizer.load(tiny_path).transcribe(paths)
+    assert all(texts)
+    texts[-1] += " ENDING"
+    return [Utterance(path, 16_000 + 4_000 * i, text) for i, (path, text) in enumerate(zip(paths, texts, strict=True))]
+
+
+def test_report(tiny_path: Path, utterances: list[Utterance]) -> None:
+    steps: list[int] = []
+    report = evaluate(Recognizer.load(tiny_path), utterances, 2, seed=5, progress=steps.append)
+    words = sum(len(utterance.text.split()) for utterance in utterances)
+    assert report.wer.value == 1 / words
+    assert 0 == report.wer.low <= report.wer.value <= report.wer.high
+    assert report.cer.value == pytest.approx(7 / sum(len(utterance.text) for utterance in utterances))
+    assert (report.utterances, report.words, report.seed, report.batch_size) == (4, words, 5, 2)
+    assert report.audio_seconds == 5.5
+    assert report.real_time_factor == report.compute_seconds / 5.5 > 0
+    assert report.milliseconds_per_second == 1000 * report.real_time_factor
+    assert report.peak_memory_bytes > 50e6
+    assert steps == [1, 2, 3, 4]
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["wer"] == dataclasses.asdict(report.wer)
+    assert values["machine"]["threads"] >= 1
+    assert values["machine"]["processor"]
+    assert compare(report.word_counts, report.word_counts).value == 0
+
+
+def test_a_test_set_must_be_whole(tiny_path: Path, utterances: list[Utterance], tmp_path: Path) -> None:
+    utterances[2] = dataclasses.replace(utterances[2], path=tmp_path / "absent.wav")
+    with pytest.raises(InputError, match=r"absent\.wav"):
+        evaluate(Recognizer.load(tiny_path), utterances)
+    with pytest.raises(InputError, match="no utterances"):
+        evaluate(Recognizer.load(tiny_path), [])
+
+
+def test_latencies_are_medians_taken_in_turns() -> None:
+    calls = []
+
+    def run(name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            calls.append(name)
+            time.sleep(0.1 if len(calls) in (3, 4) else seconds)  # one slow round, which a median forgets
+
+        return call
+
+    times = interleaved_latency({"quick": run("quick", 0.0), "slow": run("slow", 0.02)}, repeats=5)
+    assert calls == ["quick", "slow"] * 6
+    assert times["quick"] < 15 < times["slow"] < 90

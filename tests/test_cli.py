@@ -1,0 +1,241 @@
+"""The command line as a user meets it: output, exit status, and one line for everything that is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import w2v_compress
+from w2v_compress import cli
+from w2v_compress.data.manifest import Utterance, write_manifest
+from w2v_compress.data.units import Units
+from w2v_compress.runtime.model_file import ModelFile, write_model
+from w2v_compress.runtime.recognizer import Recognizer
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """run(argument, ...) gives the exit status, standard output and standard error of `w2v-compress`."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["w2v-compress", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
+    """A manifest folder whose subset `dev` holds two utterances."""
+    paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]
+    texts = Recognizer.load(tiny_path).transcribe(paths)
+    texts[0] += " MORE"
+    folder = tmp_path / "data"
+    folder.mkdir()
+    utterances = [Utterance(path, 16_000, text) for path, text in zip(paths, texts, strict=True)]
+    write_manifest(folder, "dev", utterances, Units.letters())
+    return folder
+
+
+def test_help_version_and_user_dir(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("user-dir", "prepare", "train", "export", "info", "quantize", "transcribe", "evaluate"):
+        assert command in out
+        assert run(command, "--help")[0] == 0
+    assert run("--version") == (0, f"{w2v_compress.__version__}\n", "")
+    assert run("user-dir") == (0, f"{os.path.dirname(os.path.abspath(w2v_compress.__file__))}\n", "")
+
+
+def test_help_is_quick_because_it_imports_no_torch() -> None:
+    program = "import sys, w2v_compress.cli; print('torch' in sys.modules, 'fairseq' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["transcribe"],
+        ["transcribe", "m", "a.wav", "--precision", "fp8"],
+        ["transcribe", "m", "a.wav", "--batch-size", "0"],
+        ["export", "only-one"],
+        ["export", "--architecture", "base", "one", "two"],
+        ["prepare", "scrolls", "a", "b"],
+    ],
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_transcribe_prints_the_text_one_line_a_file(
+    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
+) -> None:
+    paths = [wav("a.wav", 1.0), wav("b.wav", 2.0, seed=1)]
+    recognizer = Recognizer.load(tiny_path)
+    texts = recognizer.transcribe(paths)
+    report, folder = tmp_path / "report.json", tmp_path / "emissions"
+    status, out, err = run("transcribe", tiny_path, *paths, "--json", report, "--emissions", folder)
+    assert (status, out, err) == (0, "".join(f"{text}\n" for text in texts), "")
+    values = json.loads(report.read_text())
+    assert values["precision"] == "fp32"
+    assert [entry["text"] for entry in values["transcripts"]] == texts
+    assert [entry["audio_seconds"] for entry in values["transcripts"]] == [1.0, 2.0]
+    assert all(entry["compute_seconds"] > 0 for entry in values["transcripts"])
+    for path in paths:
+        expected = recognizer.emissions(path)
+        np.testing.assert_allclose(np.load(folder / f"{path.stem}.npy"), expected, rtol=0, atol=1e-4)
+
+
+def test_bad_audio_costs_one_line_each_and_status_1(
+    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
+) -> None:
+    good, truncated = wav("good.wav", 1.0), wav("truncated.wav", 1.0)
+    truncated.write_bytes(truncated.read_bytes()[:20_000])
+    text = tmp_path / "text.wav"
+    text.write_text("This is not audio.\n" * 100)
+    bad = [truncated, text, tmp_path / "missing.wav", tmp_path]
+    report = tmp_path / "report.json"
+    status, out, err = run("transcribe", tiny_path, bad[0], good, *bad[1:], "--json", report)
+    assert status == 1
+    assert out == Recognizer.load(tiny_path).transcribe(good) + "\n"
+    lines = err.splitlines()
+    assert len(lines) == len(bad)
+    for line, path in zip(lines, bad, strict=True):
+        assert line.startswith(f"w2v-compress: {path}: ")
+    assert ["error" in entry for entry in json.loads(report.read_text())["transcripts"]] == [True, False, *[True] * 3]
+
+
+def test_two_files_of_one_name_do_not_overwrite_each_others_emissions(
+    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    first, second = wav("a.wav", 1.0), wav("other/a.wav", 1.0, seed=1)
+    status, out, err = run("transcribe", tiny_path, first, second, "--emissions", tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert str(first) in err
+    assert str(second) in err
+
+
+def test_wrong_models_are_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
+    audio = wav("a.wav", 1.0)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(tiny_path.read_bytes()[:-7])
+    for model in (broken, tmp_path / "missing.safetensors", audio, tmp_path):
+        for arguments in (["transcribe", model, audio], ["info", model], ["quantize", model, tmp_path / "out"]):
+            status, out, err = run(*arguments)
+            assert (status, out) == (1, "")
+            assert len(err.splitlines()) == 1
+            assert err.startswith(f"w2v-compress: {model}: ")
+    assert run("transcribe", tiny_path, audio, "--precision", "int8")[0] == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unforeseen_system_error_is_one_line_too(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("w2v_compress.runtime.model_file.describe_model", fail)
+    assert run("info", tiny_path) == (1, "", f"w2v-compress: {tiny_path}: Permission denied\n")
+
+
+def test_info(run: Run, tiny_path: Path, tmp_path: Path) -> None:
+    report = tmp_path / "info.json"
+    status, out, err = run("info", tiny_path, "--json", report)
+    assert (status, err) == (0, "")
+    values = json.loads(report.read_text())
+    assert f"{values['parameters']:,}" in out
+    assert values["bytes"] == tiny_path.stat().st_size
+    assert values["architecture"]["encoder_layers"] == 2
+
+
+def test_quantize_shows_size_and_error_rate(
+    run: Run, tiny_model: Callable[..., ModelFile], data: Path, tmp_path: Path
+) -> None:
+    model, out_path, report = tmp_path / "fp32.safetensors", tmp_path / "int8.safetensors", tmp_path / "report.json"
+    write_model(model, tiny_model(encoder_ffn_embed_dim=2048))
+    status, out, err = run("quantize", model, out_path, "--data", data, "--subset", "dev", "--json", report)
+    assert (status, err) == (0, "")
+    values = json.loads(report.read_text())
+    assert values["ratio"] == model.stat().st_size / out_path.stat().st_size > 2.5
+    assert f"{values['ratio']:.2f} times smaller" in out
+    difference = values["wer_difference"]["value"]
+    assert difference == pytest.approx(values["after"]["wer"]["value"] - values["before"]["wer"]["value"])
+    status, _, err = run("quantize", out_path, tmp_path / "again.safetensors")
+    assert status == 1
+    assert "already quantized" in err
+
+
+def test_evaluate(run: Run, tiny_path: Path, data: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    status, out, err = run("evaluate", tiny_path, data, "--subset", "dev", "--json", report)
+    assert (status, err) == (0, "")
+    values = json.loads(report.read_text())
+    assert values["wer"]["value"] == 1 / values["words"]
+    assert f"{100 * values['wer']['value']:.2f}%" in out
+    assert (values["utterances"], values["subset"], values["precision"]) == (2, "dev", "fp32")
+    status, _, err = run("evaluate", tiny_path, data, "--subset", "absent")
+    assert status == 1
+    assert len(err.splitlines()) == 1
+
+
+def test_export_random_and_hostile(run: Run, tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "trace"),)
+
+    checkpoint, out_path = tmp_path / "hostile.pt", tmp_path / "out.safetensors"
+    torch.save({"model": {}, "args": Hostile()}, checkpoint)
+    status, out, err = run("export", checkpoint, out_path)
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "trace").exists()
+    status, _, err = run("export", "--architecture", "huge", out_path)
+    assert (status, err.count("\n")) == (1, 1)
+    assert not out_path.exists()
+
+
+def test_prepare(run: Run, wav: Callable[..., Path], tmp_path: Path) -> None:
+    wav("a.wav", 1.0)
+    (tmp_path / "list.csv").write_text("path,text,split\na.wav,yes,train\nabsent.wav,no,train\n")
+    report = tmp_path / "report.json"
+    arguments = ["prepare", "csv", tmp_path / "list.csv", tmp_path / "out"]
+    status, _, err = run(*arguments, "--json", report)
+    assert (status, err) == (0, "")
+    assert (tmp_path / "out" / "train.tsv").is_file()
+    assert (tmp_path / "out" / "rejected.tsv").read_text().count("absent.wav") == 1
+    assert sum(json.loads(report.read_text())["rejected"].values()) == 1
+    status, _, err = run(*arguments, "--strict")
+    assert (status, err.count("\n")) == (1, 1)
+
+
+def test_train_hands_its_arguments_to_fairseq_with_the_plugin_registered(tmp_path: Path) -> None:
+    """hydra prints the configuration that it composed: `model=student_ctc` is ours, and no yaml names it."""
+    program = "import sys; from w2v_compress.cli import main; main()"
+    arguments = ["train", "model=student_ctc", "model.encoder_layers=3", "--cfg", "job", "--package", "model"]
+    command = [sys.executable, "-c", program, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(cli.__file__)))}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "encoder_layers: 3" in done.stdout
+    assert "_name: student_ctc" in done.stdout
+    command = [*command[:3], "train", "model=student_ctc", "+model.encoder_layers=3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("w2v-compress: train: Could not append to config.")
