@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .runtime.recognizer import Recognizer
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "load", "__version__"]
+__all__ = ["InputError", "__version__", "load"]
 
 
 def load(path: str, **options: Any) -> "Recognizer":

@@ -1,4 +1,6 @@
-"""`ctc_distillation`: the student learns the teacher's CTC posteriors ("Shrinking Bigfoot", Peng et al. 2021, section 3).
+"""`ctc_distillation`: the student learns the teacher's CTC posteriors.
+
+"Shrinking Bigfoot" (Peng et al. 2021, section 3):
 
     loss = kl_weight * T^2 * KL(teacher || student) + features_penalty_weight * mean(features^2) + ctc_weight * CTC
 
@@ -91,9 +93,8 @@ class CtcDistillation(CtcCriterion):
         (teacher,) = self._teacher
         if next(teacher.parameters()).dtype != source.dtype or next(teacher.parameters()).device != source.device:
             teacher.to(source)
-        padded = padding_mask is not None and bool(padding_mask.any())
-        logits, _ = teacher(source, (~padding_mask).sum(1) if padded else None)
-        return logits
+        lengths = (~padding_mask).sum(1) if padding_mask is not None and padding_mask.any() else None
+        return teacher(source, lengths)[0]
 
     def _kl(self, logits: Tensor, inputs: dict[str, Any], valid: Tensor) -> Tensor:
         """Student logits (batch, frames, units), valid frames (batch, frames) -> the KL term, summed over those."""

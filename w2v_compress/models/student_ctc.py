@@ -52,7 +52,7 @@ class StudentCtcConfig(FairseqDataclass):
     apply_mask: bool = field(default=False, metadata={"help": "mask features in training"})
     mask_prob: float = field(default=0.5, metadata={"help": "share of frames to mask (spans overlap)"})
     mask_length: int = field(default=10, metadata={"help": "frames a span"})
-    mask_selection: MASKING_DISTRIBUTION_CHOICES = field(  # type: ignore[valid-type]
+    mask_selection: MASKING_DISTRIBUTION_CHOICES = field(
         default="static", metadata={"help": "distribution of the span length"}
     )
     mask_other: float = field(default=0, metadata={"help": "second parameter of that distribution"})

@@ -11,6 +11,7 @@ from ..errors import InputError
 ConvLayers = tuple[tuple[int, int, int], ...]
 
 WAV2VEC2_CONV_LAYERS: ConvLayers = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+MOST_CONV_LAYERS = 64
 ACTIVATIONS = ("gelu", "relu")
 FAIRSEQ_ONLY = {"layer_type": "transformer", "pos_conv_depth": 1, "quantize_input": False, "crop_seq_to_multiple": 1}
 """Settings of fairseq's `wav2vec2` that change the network in ways ours does not know, and their only allowed value."""
@@ -49,6 +50,9 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"architecture: `{name}` is {value!r}; it must be a whole number of at least 1")
+        for name in ("conv_bias", "layer_norm_first"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"architecture: `{name}` is {getattr(self, name)!r}; it must be true or false")
         for name, allowed in (("extractor_mode", ("default", "layer_norm")), ("activation_fn", ACTIVATIONS)):
             if getattr(self, name) not in allowed:
                 raise InputError(
@@ -120,12 +124,13 @@ class Architecture:
 
 def _checked_conv_layers(layers: Any) -> ConvLayers:
     try:
-        checked = tuple((int(channels), int(kernel), int(stride)) for channels, kernel, stride in layers)
+        checked = tuple((channels, kernel, stride) for channels, kernel, stride in layers)
     except (TypeError, ValueError):
         checked = ()
-    if not checked or any(value < 1 for layer in checked for value in layer):
+    if not checked or any(type(value) is not int or value < 1 for layer in checked for value in layer):
         raise InputError(
-            f"architecture: `conv_layers` is {layers!r}; it must be a list of (channels, kernel, stride), each at least 1"
+            f"architecture: `conv_layers` is {layers!r}; it must be a list of (channels, kernel, stride), "
+            "each at least 1"
         )
     return checked
 
@@ -147,10 +152,14 @@ def parse_conv_layers(text: str) -> ConvLayers:
                 return value(left) + value(right)
             case ast.BinOp(left=left, op=ast.Mult(), right=right):
                 first, second = value(left), value(right)
-                if isinstance(first, list) and isinstance(second, int) and second > 64:
-                    raise ValueError("a list repeated more than 64 times")
-                return first * second
-        raise ValueError(f"`{ast.unparse(node)}` is not a list of whole numbers")
+                items, times = (first, second) if isinstance(first, list) else (second, first)
+                if not isinstance(items, list) or not isinstance(times, int):
+                    raise ValueError(f"`{ast.unparse(node)[:80]}` is not a list times a number")
+                # Before the product is made: a short text can ask for any amount of memory.
+                if len(items) * times > MOST_CONV_LAYERS:
+                    raise ValueError(f"more than {MOST_CONV_LAYERS} layers")
+                return items * times
+        raise ValueError(f"`{ast.unparse(node)[:80]}` is not a list of whole numbers")
 
     try:
         return _checked_conv_layers(value(ast.parse(text.strip(), mode="eval").body))
