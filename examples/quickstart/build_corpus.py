@@ -20,11 +20,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 PACKAGES = ("asterisk-core-sounds-en", "asterisk-core-sounds-en-g722")
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+ONES += ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 BRACKETED = re.compile(r"\[[^]]*\]|\([^)]*\)|<[^>]*>")
 # Heard in the recording, and not what the general rule below makes of the written text.
 SPOKEN_AS_DIGITS = {"spy-h323": "H three two three"}
@@ -112,11 +110,9 @@ def download(folder: Path) -> None:
 
 def to_opus(source: Path, target: Path, kilobits: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["ffmpeg", "-v", "error", "-y", "-f", "g722", "-i", source, "-map_metadata", "-1", "-fflags", "+bitexact"]
-        + ["-flags:a", "+bitexact", "-c:a", "libopus", "-b:a", f"{kilobits}k", "-application", "voip", target],
-        check=True,
-    )
+    command = ["ffmpeg", "-v", "error", "-y", "-f", "g722", "-i", source, "-map_metadata", "-1"]
+    command += ["-fflags", "+bitexact", "-flags:a", "+bitexact"]
+    subprocess.run([*command, "-c:a", "libopus", "-b:a", f"{kilobits}k", "-application", "voip", target], check=True)
 
 
 def build(root: Path, out: Path, seed: int, test_prompts: int, dev_prompts: int, kilobits: int) -> None:

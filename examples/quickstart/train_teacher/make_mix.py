@@ -25,43 +25,45 @@ import numpy as np
 import soundfile
 import soxr
 
-RATE = 16000
+from w2v_compress.data.audio import SAMPLE_RATE, read_audio
+from w2v_compress.data.manifest import Utterance, write_manifest
+from w2v_compress.data.units import Units
+from w2v_compress.errors import InputError
+
 FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a US English woman, is nearest to the prompts
-LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 
 
 @dataclass
-class Utterance:
+class Clip:
     samples: np.ndarray  # (time,) float32 at 16 kHz
     text: str
     speaker: str = ""
 
 
-def read_corpus(folder: Path, split: str) -> list[Utterance]:
-    """Utterances of `split` in `folder`/utterances.csv."""
+def read_corpus(folder: Path, split: str) -> list[Clip]:
+    """Clips of `split` in `folder`/utterances.csv."""
     utterances = []
     with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] != split:
                 continue
-            samples, rate = soundfile.read(folder / row["path"], dtype="float32")
-            samples = samples if rate == RATE else soxr.resample(samples, rate, RATE)
-            utterances.append(Utterance(samples, row["text"].upper(), row.get("speaker") or ""))
+            samples = read_audio(folder / row["path"])
+            utterances.append(Clip(samples, row["text"].upper(), row.get("speaker") or ""))
     return utterances
 
 
 def trim(samples: np.ndarray, margin: float = 0.06) -> np.ndarray:
     """`samples` without the silence around them, but for `margin` seconds."""
-    frame = RATE // 100
+    frame = SAMPLE_RATE // 100
     energy = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame)).mean(1)
     loud = np.flatnonzero(energy > 1e-4 * energy.max())
-    start, end = loud[0] * frame - int(margin * RATE), (loud[-1] + 1) * frame + int(margin * RATE)
+    start, end = loud[0] * frame - int(margin * SAMPLE_RATE), (loud[-1] + 1) * frame + int(margin * SAMPLE_RATE)
     return samples[max(start, 0) : end]
 
 
 def augment(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Speed from 0.88 to 1.12 of the original (pitch goes with it); on half of the calls noise at 10 to 35 dB."""
-    samples = soxr.resample(samples, RATE * generator.uniform(0.88, 1.12), RATE)
+    samples = soxr.resample(samples, SAMPLE_RATE * generator.uniform(0.88, 1.12), SAMPLE_RATE)
     if generator.random() < 0.5:
         noise = generator.standard_normal(len(samples)).astype(np.float32)
         if generator.random() < 0.5:  # most real noise falls with frequency
@@ -71,22 +73,22 @@ def augment(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return samples
 
 
-def join(parts: list[Utterance], generator: np.random.Generator) -> Utterance:
+def join(parts: list[Clip], generator: np.random.Generator) -> Clip:
     """`parts` one after the other with 0.05 to 0.3 s of near silence between them."""
     pieces = []
     for part in parts:
-        gap = int(generator.uniform(0.05, 0.3) * RATE)
+        gap = int(generator.uniform(0.05, 0.3) * SAMPLE_RATE)
         pieces += [trim(part.samples), 1e-4 * generator.standard_normal(gap).astype(np.float32)]
-    return Utterance(np.concatenate(pieces[:-1]), " ".join(part.text for part in parts), parts[0].speaker)
+    return Clip(np.concatenate(pieces[:-1]), " ".join(part.text for part in parts), parts[0].speaker)
 
 
 def phrases(
-    utterances: list[Utterance], hours: float, longest: float, most: int, generator: np.random.Generator
-) -> list[Utterance]:
+    utterances: list[Clip], hours: float, longest: float, most: int, generator: np.random.Generator
+) -> list[Clip]:
     """`hours` of augmented phrases of 1 to `most` utterances of one speaker, none over `longest` seconds."""
     by_speaker = defaultdict(list)
     for utterance in utterances:
-        if len(utterance.samples) <= longest * RATE:
+        if len(utterance.samples) <= longest * SAMPLE_RATE:
             by_speaker[utterance.speaker].append(utterance)
     speakers = sorted(by_speaker)
     made, seconds = [], 0.0
@@ -94,12 +96,12 @@ def phrases(
         own = by_speaker[speakers[generator.integers(len(speakers))]]
         count = int(generator.integers(1, most + 1))
         parts = [own[i] for i in generator.integers(len(own), size=count)]
-        while len(parts) > 1 and sum(len(part.samples) for part in parts) > longest * RATE:
+        while len(parts) > 1 and sum(len(part.samples) for part in parts) > longest * SAMPLE_RATE:
             parts.pop()
         phrase = join(parts, generator)
         phrase.samples = augment(phrase.samples, generator)
         made.append(phrase)
-        seconds += len(phrase.samples) / RATE
+        seconds += len(phrase.samples) / SAMPLE_RATE
     return made
 
 
@@ -113,9 +115,7 @@ def synthetic_text(texts: list[str], longest: int, choice: random.Random) -> str
     return " ".join(words[:longest])
 
 
-def synthesise(
-    texts: list[str], hours: float, longest: int, seed: int, generator: np.random.Generator
-) -> list[Utterance]:
+def synthesise(texts: list[str], hours: float, longest: int, seed: int, generator: np.random.Generator) -> list[Clip]:
     """`hours` of speech from flite that says random runs of words from `texts`."""
     choice = random.Random(seed)
     made, seconds = [], 0.0
@@ -124,27 +124,22 @@ def synthesise(
         while seconds < hours * 3600:
             text, voice = synthetic_text(texts, longest, choice), choice.choice(FLITE_VOICES)
             subprocess.run(["flite", "-voice", voice, "-t", text.lower(), "-o", wav], check=True)
-            samples, rate = soundfile.read(wav, dtype="float32")
-            samples = trim(samples if rate == RATE else soxr.resample(samples, rate, RATE))
-            made.append(Utterance(augment(samples, generator), text, voice))
-            seconds += len(made[-1].samples) / RATE
+            made.append(Clip(augment(trim(read_audio(wav)), generator), text, voice))
+            seconds += len(made[-1].samples) / SAMPLE_RATE
     return made
 
 
-def write_subset(out: Path, subset: str, utterances: list[Utterance]) -> None:
+def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
     """fairseq manifest `subset`.tsv, `.ltr`, `.wrd` and its audio."""
     (out / "audio" / subset).mkdir(parents=True, exist_ok=True)
-    hours = sum(len(utterance.samples) for utterance in utterances) / RATE / 3600
-    with open(out / f"{subset}.tsv", "w") as tsv, open(out / f"{subset}.ltr", "w") as ltr:
-        with open(out / f"{subset}.wrd", "w") as wrd:
-            print((out / "audio").resolve(), file=tsv)
-            for index, utterance in enumerate(utterances):
-                path = f"{subset}/{index:06d}.wav"
-                peak = max(1.0, float(np.abs(utterance.samples).max()))
-                soundfile.write(out / "audio" / path, utterance.samples / peak, RATE, subtype="PCM_16")
-                print(path, len(utterance.samples), sep="\t", file=tsv)
-                print(*utterance.text.replace(" ", "|"), "|", file=ltr)
-                print(utterance.text, file=wrd)
+    hours = sum(len(utterance.samples) for utterance in utterances) / SAMPLE_RATE / 3600
+    made = []
+    for index, utterance in enumerate(utterances):
+        path = out / "audio" / subset / f"{index:06d}.wav"
+        peak = max(1.0, float(np.abs(utterance.samples).max()))
+        soundfile.write(path, utterance.samples / peak, SAMPLE_RATE, subtype="PCM_16")
+        made.append(Utterance(path, len(utterance.samples), utterance.text))
+    write_manifest(out, subset, made, Units.letters())
     print(f"{subset}: {len(utterances)} utterances, {hours:.2f} h")
 
 
@@ -175,8 +170,8 @@ def main() -> None:
         write_subset(args.out, "mixed", mixed)
         write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts)
         write_subset(args.out, "dev", read_corpus(args.prompts, "dev"))
-        (args.out / "dict.ltr.txt").write_text("".join(f"{letter} 1\n" for letter in LETTERS))
-    except (OSError, KeyError, soundfile.LibsndfileError, subprocess.CalledProcessError) as error:
+        Units.letters().write_dictionary(args.out / "dict.ltr.txt")
+    except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:
         sys.exit(f"make_mix: {error}")
 
 
