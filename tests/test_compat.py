@@ -1,7 +1,6 @@
 """compat: each fix of fairseq, and that a checkpoint cannot run code."""
 
 import argparse
-import builtins
 import io
 import os
 import pickle
@@ -41,7 +40,9 @@ LAYERS = "[(8, 10, 5)] + [(8, 3, 2)] * 2"
 
 def of_today() -> dict[str, Any]:
     cfg = {"task": {"_name": "audio_finetuning"}, "model": {"conv_feature_layers": LAYERS, "w2v_args": None}}
-    return {"args": None, "cfg": cfg, "model": WEIGHTS, "task_state": {"target_dictionary": Dictionary()}}
+    history = [{"num_updates": 1, "optimizer_name": "FairseqAdam", "lr_scheduler_state": {}}]
+    state = {"task_state": {"target_dictionary": Dictionary()}, "optimizer_history": history, "extra_state": {}}
+    return {"args": None, "cfg": cfg, "model": WEIGHTS, **state}
 
 
 def of_2021() -> dict[str, Any]:
@@ -94,7 +95,7 @@ def hostile_calls(target: Path) -> dict[str, Hostile]:
         f"{os.system.__module__}.system": Hostile(os.system, f"touch '{target}'"),
         "eval": Hostile(eval, f"open({str(target)!r}, 'w')"),
         "exec": Hostile(exec, f"open({str(target)!r}, 'w')"),
-        "getattr": Hostile(getattr, builtins, "open"),
+        "getattr": Hostile(getattr, argparse.Namespace, "__init__"),
         "subprocess.Popen": Hostile(subprocess.Popen, ["touch", str(target)]),
         "io.open": Hostile(io.open, str(target), "w"),
         "pickle.loads": Hostile(pickle.loads, pickle.dumps(Hostile(os.system, f"touch '{target}'"))),
@@ -207,6 +208,19 @@ def test_settings_evaluate_to_what_python_gives(text: str) -> None:
     assert compat.evaluate(text) == eval(text)
 
 
+def test_a_refusal_is_one_line_on_the_terminal(tmp_path: Path) -> None:
+    """fairseq warns, logs and sets up the root logger as it is imported; a command's user sees none of that."""
+    torch.save({"model": Hostile(os.system, "true")}, tmp_path / "hostile.pt")
+    program = "import logging, sys; from w2v_compress import compat, InputError\n"
+    program += "try: compat.load_checkpoint(sys.argv[1])\nexcept InputError as error: print(error, file=sys.stderr)\n"
+    program += "print(logging.getLogger().handlers)"
+    command = [sys.executable, "-c", program, str(tmp_path / "hostile.pt")]
+    done = subprocess.run(command, cwd=compat.user_dir().parent, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith(f"{tmp_path / 'hostile.pt'}: is refused")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "[]\n"
+
+
 # --- random numbers -----------------------------------------------------------------------------------------------
 
 
@@ -285,26 +299,28 @@ def test_data_parallel_on_cpu(process_group: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_resume_on_cpu(tmp_path: Path, pretraining: tuple[str, ...]) -> None:
-    """The recipe of the documentation, through `common.user_dir`; the resume broadcasts the state to the second."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    program = [*launch, "-m", "fairseq_cli.hydra_train", *pretraining]
-    program += [f"checkpoint.save_dir={tmp_path}", f"hydra.run.dir={tmp_path}"]
-    program += [f"common.user_dir={compat.user_dir()}", "distributed_training.distributed_world_size=2"]
-    program += ["distributed_training.distributed_backend=gloo", "distributed_training.distributed_init_method=env://"]
-    program += ["distributed_training.distributed_no_spawn=true"]
-    program += ["distributed_training.distributed_rank=${oc.env:RANK}"]
-    for updates in (2, 3):
-        done = subprocess.run(
-            [*program, f"optimization.max_update={updates}"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert f"num_updates: {updates} >= max_update" in done.stdout
-        state = compat.load_checkpoint(tmp_path / "checkpoint_last.pt")
-        assert state["optimizer_history"][-1]["num_updates"] == updates
-        assert ("Loaded checkpoint" in done.stdout) == (updates == 3)
+def test_two_processes_train_on_cpu(tmp_path: Path, pretraining: tuple[str, ...], train: Callable[..., None]) -> None:
+    """The recipe of the documentation, through `common.user_dir`, resuming: the state is sent to the second process."""
+    settings = [*pretraining, f"checkpoint.save_dir={tmp_path}"]
+    train(*settings, "optimization.max_update=1")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    distributed = {"world_size": "2", "backend": "gloo", "init_method": "env://", "no_spawn": "true"}
+    done = subprocess.run(
+        [
+            *[*launch, "-m", "fairseq_cli.hydra_train", *settings, f"hydra.run.dir={tmp_path}"],
+            *["optimization.max_update=3", f"common.user_dir={compat.user_dir()}", "checkpoint.reset_dataloader=true"],
+            *[f"distributed_training.distributed_{name}={value}" for name, value in distributed.items()],
+            "distributed_training.distributed_rank=${oc.env:RANK}",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-4000:]
+    assert "(epoch 1 @ 1 updates)" in log
+    assert '"nsentences": "4"' in log  # two from each process
+    state = compat.load_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 3

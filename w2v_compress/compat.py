@@ -9,8 +9,10 @@ import argparse
 import ast
 import contextlib
 import functools
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +44,7 @@ def user_dir() -> Path:
 @functools.cache
 def apply() -> None:
     """Mend fairseq in this process. Further calls do nothing."""
+    _import_fairseq()
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
     from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
@@ -65,6 +68,21 @@ def apply() -> None:
 
     RawAudioDataset.crop_to_max_size = _crop_to_max_size
     utils.import_user_module = _refusing_second_copy(utils.import_user_module)
+
+
+def _import_fairseq() -> None:
+    """Import fairseq without its warnings, and without the root logger that it sets up as it is imported."""
+    if "fairseq" in sys.modules:
+        return
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    logging.disable(logging.INFO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import fairseq  # noqa: F401
+    logging.disable(disabled)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 class _Replaced(ModuleType):

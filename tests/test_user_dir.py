@@ -1,0 +1,97 @@
+"""`common.user_dir` from a checkout, installed and editable, and what two copies of the package get."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from w2v_compress import InputError, compat
+
+ROOT = Path(__file__).resolve().parent.parent
+
+IMPORT_AS_FAIRSEQ_DOES = """
+import argparse, importlib.util, site, sys
+# The tests' own package may be installed as editable: forget that one.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+for name in [name for name in sys.modules if name.startswith("__editable__")]:
+    del sys.modules[name]
+sys.path.insert(0, sys.argv[1])
+site.addsitedir(sys.argv[1])
+folder = sys.argv[2] or importlib.util.find_spec("w2v_compress").submodule_search_locations[0]
+from fairseq import utils
+utils.import_user_module(argparse.Namespace(user_dir=folder))
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import MODEL_REGISTRY
+import w2v_compress.compat
+print(w2v_compress.compat.user_dir(), "student_ctc" in MODEL_REGISTRY, "ctc_distillation" in CRITERION_REGISTRY,
+      w2v_compress.compat.apply.cache_info().currsize)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what is packaged: installing leaves build folders behind."""
+    folder = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "w2v_compress", folder / "w2v_compress", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["checkout", "installed", "editable"])
+def test_fairseq_registers_everything(tmp_path: Path, checkout: Path, how: str) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    if how != "checkout":
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+        install += ["--target", str(site), *(["--editable"] if how == "editable" else []), str(checkout)]
+        subprocess.run(install, check=True, timeout=120)
+    package = (site if how == "installed" else checkout) / "w2v_compress"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", IMPORT_AS_FAIRSEQ_DOES, str(site), str(package) if how == "checkout" else ""],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.strip().splitlines()[-1] == f"{package} True True 1"
+
+
+def import_user_module(folder: Path) -> None:
+    compat.apply()
+    from fairseq import utils
+
+    utils.import_user_module(argparse.Namespace(user_dir=str(folder)))
+
+
+def test_a_second_copy_gets_a_clear_error(checkout: Path) -> None:
+    with pytest.raises(InputError) as error:
+        import_user_module(checkout / "w2v_compress")
+    assert str(checkout) in str(error.value)
+    assert str(compat.user_dir()) in str(error.value)
+    assert "another copy" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_copy_through_a_link_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "w2v_compress").symlink_to(compat.user_dir())
+    import_user_module(tmp_path / "w2v_compress")
+    import_user_module(compat.user_dir())
+
+
+def test_other_plugins_are_left_to_fairseq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])  # fairseq adds the folder
+    (tmp_path / "other_plugin").mkdir()
+    (tmp_path / "other_plugin" / "__init__.py").write_text("LOADED = True\n")
+    import_user_module(tmp_path / "other_plugin")
+    assert sys.modules["other_plugin"].LOADED
+    with pytest.raises(FileNotFoundError):
+        import_user_module(tmp_path / "missing" / "w2v_compress")
