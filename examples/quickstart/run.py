@@ -11,7 +11,6 @@ remove the output folder.
 
 import argparse
 import dataclasses
-import json
 import re
 import subprocess
 import sys
@@ -38,11 +37,12 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
-UPDATES, QUICK_UPDATES = 1000, 40
+UPDATES, QUICK_UPDATES = 1000, 20
 TIMED_SECONDS = 20
 CTC_ALONE = ["criterion.kl_weight=0", "criterion.features_penalty_weight=0", "criterion.ctc_weight=1"]
 STUDENTS = {"student": [], "student, CTC alone": CTC_ALONE}
 QUANTIZED = {"teacher int8": "teacher", "student int8": "student"}
+COLUMNS = ["model", "params", "MB", "ms per s of audio", "WER", "CER"]
 SHOWN = ("teacher", "student", "student int8")
 
 console = Console()
@@ -114,7 +114,7 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
     recognizers = {name: Recognizer.load(path) for name, path in models.items()}
     reports: dict[str, EvaluationReport] = {}
     for name, recognizer in recognizers.items():
-        with Progress(console=console, transient=True) as progress:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task(f"Evaluating: {name}", total=len(utterances))
             reports[name] = evaluate(
                 recognizer,
@@ -131,17 +131,10 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
     rows = []
     for name, path in models.items():
         description = describe_model(path)
-        report = reports[name]
-        rows.append(
-            {
-                "model": name,
-                "parameters": description["parameters"],
-                "bytes": description["bytes"],
-                "milliseconds_per_second": latency[name] / seconds,
-                "wer": dataclasses.asdict(report.wer),
-                "cer": dataclasses.asdict(report.cer),
-            }
-        )
+        row = {"model": name, "parameters": description["parameters"], "bytes": description["bytes"]}
+        row |= {"milliseconds_per_second": latency[name] / seconds}
+        row |= {"wer": dataclasses.asdict(reports[name].wer), "cer": dataclasses.asdict(reports[name].cer)}
+        rows.append(row)
     return rows, reports
 
 
@@ -161,20 +154,31 @@ def percent(interval: dict[str, float] | Interval) -> str:
     return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
 
 
+def cells(row: dict[str, Any]) -> list[str]:
+    """One line of the table, under COLUMNS."""
+    return [
+        row["model"],
+        f"{row['parameters'] / 1e6:.2f}M",
+        f"{row['bytes'] / 1e6:.2f}",
+        f"{row['milliseconds_per_second']:.1f}",
+        percent(row["wer"]),
+        percent(row["cer"]),
+    ]
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(title="Test prompts", caption="95% bootstrap intervals; time: batch 1, this machine")
-    for column in ("model", "params", "MB", "ms per s of audio", "WER", "CER"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row["model"],
-            f"{row['parameters'] / 1e6:.2f}M",
-            f"{row['bytes'] / 1e6:.2f}",
-            f"{row['milliseconds_per_second']:.1f}",
-            percent(row["wer"]),
-            percent(row["cer"]),
-        )
+        table.add_row(*cells(row))
     Console(width=max(console.width, 120)).print(table)
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """The table for README.md."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -242,7 +246,9 @@ def run(out: Path, updates: int, quick: bool) -> None:
         "models": rows,
         "wer_differences": {title: dataclasses.asdict(gain) for title, gain in gains.items()},
     }
-    write_json(out / "results.json", json.loads(json.dumps(results)))
+    write_json(out / "results.json", results)
+    with replacing(out / "results.md") as temporary:
+        temporary.write_text(markdown_table(rows), encoding="utf-8")
     plot(rows, out / "results.png")
     print(f"\nresults: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")
 
