@@ -98,6 +98,18 @@ class Encoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(channels)
 
+    def layers_to_run(self) -> list[nn.Module]:
+        """All layers, but in training those that layer drop skips.
+
+        Which ones is a function of torch's seed, which fairseq sets to seed + update before each update, and not of
+        the state of the generator: processes whose batches differ must skip the same layers.
+        """
+        layers = list(self.layers)
+        if not self.training or not self.layerdrop:
+            return layers
+        draws = torch.rand(len(layers), generator=torch.Generator().manual_seed(torch.initial_seed()))
+        return [layer for layer, draw in zip(layers, draws.tolist(), strict=True) if draw >= self.layerdrop]
+
     def forward(self, x: Tensor, lengths: Tensor | None, keep_hidden: bool = False) -> tuple[Tensor, list[Tensor]]:
         """`lengths`: (batch,) valid frames, or None when all are."""
         attend = None
@@ -110,10 +122,7 @@ class Encoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
         hidden = []
-        for layer in self.layers:
-            # torch's generator, which fairseq seeds with (seed, update): the same layers on every rank.
-            if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
-                continue
+        for layer in self.layers_to_run():
             x = layer(x, attend)
             if keep_hidden:
                 hidden.append(x)

@@ -8,7 +8,7 @@ split, optional speaker); digits are joined to strings of one speaker. Synthetic
 from Debian's `flite`. Only rows with split `train` are read, and `dev` of the prompts for validation.
 
 Writes three training subsets and `dev` as fairseq manifests: `short` (digits and short phrases, with which CTC leaves
-its blank plateau soonest), `mixed` (everything) and `prompts` (mostly the prompts, for the last updates).
+its blank plateau soonest), `mixed` (everything) and `prompts` (those and the synthetic speech, for the last updates).
 """
 
 import argparse
@@ -160,15 +160,14 @@ def main() -> None:
         digits = read_corpus(args.digits, "train") if args.digits else []
         speech = [utterance for folder in args.speech for utterance in read_corpus(folder, "train")]
         short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
+        mixed = phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator) + speech
+        synthetic: list[Clip] = []
         if args.synthetic_hours:
-            short += synthesise(texts, 0.5, 4, args.seed, generator)
-        stretched = phrases(prompts, args.prompt_hours, 12, 5, generator)
-        mixed = stretched + phrases(digits, 0.5, 8, 7, generator) + speech
-        if args.synthetic_hours:
-            mixed += synthesise(texts, args.synthetic_hours, 12, args.seed + 1, generator)
+            short += synthesise(texts, 0.2 * args.synthetic_hours, 4, args.seed, generator)
+            synthetic = synthesise(texts, args.synthetic_hours, 12, args.seed + 1, generator)
         write_subset(args.out, "short", short)
-        write_subset(args.out, "mixed", mixed)
-        write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts)
+        write_subset(args.out, "mixed", mixed + synthetic)
+        write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts + synthetic)
         write_subset(args.out, "dev", read_corpus(args.prompts, "dev"))
         Units.letters().write_dictionary(args.out / "dict.ltr.txt")
     except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:

@@ -1,0 +1,79 @@
+"""What is at work only in training."""
+
+import pytest
+import torch
+
+from w2v_compress.nn import AcousticModel, Architecture, FeatureMasks, Regularization
+
+ARCHITECTURE = Architecture(
+    conv_layers=((16, 10, 5), (16, 8, 4)),
+    encoder_layers=12,
+    encoder_embed_dim=32,
+    encoder_ffn_embed_dim=32,
+    encoder_attention_heads=4,
+    conv_pos=8,
+    conv_pos_groups=4,
+)
+
+
+def model(**settings: float) -> AcousticModel:
+    torch.manual_seed(1)
+    return AcousticModel(ARCHITECTURE, regularization=Regularization(**settings))
+
+
+def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
+    encoder = model(layerdrop=0.3).w2v_model.encoder
+
+    def skipped(seed: int, draws: int) -> list[int]:
+        torch.manual_seed(seed)
+        torch.rand(draws)  # a batch of another size draws another number of masks first
+        run = encoder.layers_to_run()
+        return [index for index, layer in enumerate(encoder.layers) if all(layer is not other for other in run)]
+
+    assert skipped(5, 0) == skipped(5, 1000)
+    skips = [skipped(seed, 0) for seed in range(300)]
+    assert 0.25 < sum(map(len, skips)) / (300 * 12) < 0.35
+    assert len({tuple(skip) for skip in skips}) > 100
+    encoder.eval()
+    assert skipped(5, 0) == []
+
+
+def test_dropouts_are_off_in_eval_mode():
+    network = model(dropout=0.5, attention_dropout=0.5, activation_dropout=0.5, dropout_input=0.5, final_dropout=0.5)
+    plain = model()
+    plain.load_state_dict(network.state_dict())
+    audio = torch.randn(1, 4000)
+    assert not torch.equal(network(audio)[0], plain(audio)[0])
+    assert torch.equal(network.eval()(audio)[0], plain.eval()(audio)[0])
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1, 1.0])
+def test_feature_gradients_are_scaled(factor):
+    audio = torch.randn(1, 4000)
+
+    def gradient(network: AcousticModel) -> torch.Tensor | None:
+        network(audio)[0].square().sum().backward()
+        return network.get_submodule("w2v_model.feature_extractor.conv_layers.1.0").weight.grad
+
+    scaled, whole = gradient(model(feature_grad_mult=factor)), gradient(model())
+    if factor == 0:
+        assert scaled is None
+    else:
+        torch.testing.assert_close(scaled, factor * whole)
+
+
+@torch.no_grad()
+def test_masks_hide_what_they_cover():
+    network = model().eval()
+    frames = ARCHITECTURE.frames(4000)
+    time = torch.zeros(1, frames, dtype=torch.bool)
+    time[:, 3:9] = True
+    channels = torch.zeros(1, 32, dtype=torch.bool)
+    channels[:, 4:7] = True
+    seen = {}
+    network.w2v_model.encoder.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    network.run(torch.randn(1, 4000), masks=FeatureMasks(time, channels))
+    expected = network.w2v_model.mask_emb.masked_fill(channels[0], 0)
+    assert torch.equal(seen["x"][0, 3:9], expected.expand(6, -1))
+    assert (seen["x"][0, :, 4:7] == 0).all()
+    assert (seen["x"][0, 9:, :4] != network.w2v_model.mask_emb[:4]).any()
