@@ -3,12 +3,14 @@
 #
 #   ./train_teacher.sh OUT [--speech FOLDER]... [--digits FOLDER]     # folders of speech: see make_mix.py
 #
-# Run it in an environment with w2v_compress; make_mix.py needs Debian's `flite`. CPU=false trains on a GPU;
-# MIXED_UPDATES and PROMPT_UPDATES set the length of the last two stages.
+# Run it in an environment with w2v_compress; make_mix.py needs Debian's `flite`. CPU=false trains on a GPU,
+# SHORT_UPDATES, MIXED_UPDATES and PROMPT_UPDATES set the length of the stages, TEACHER the folder for the result.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+short_updates=${SHORT_UPDATES:-2500}
 mixed_updates=${MIXED_UPDATES:-2000}
 prompt_updates=${PROMPT_UPDATES:-5000}
-here=$(cd "$(dirname "$0")" && pwd)
+teacher=${TEACHER:-$here/../teacher}
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 
@@ -27,11 +29,11 @@ stage() {
 }
 
 # Short and unmasked first: so CTC leaves its blank plateau after some 800 updates, on everything only much later.
-stage short short 2500
+stage short short "$short_updates"
 masked=(model.apply_mask=true model.layerdrop=0.05)
 stage mixed mixed "$mixed_updates" "${masked[@]}" checkpoint.finetune_from_model="$out/short/checkpoint_last.pt"
 stage prompts prompts "$prompt_updates" "${masked[@]}" checkpoint.finetune_from_model="$out/mixed/checkpoint_last.pt" \
   lr_scheduler.warmup_steps=100 lr_scheduler.hold_steps=$((prompt_updates * 54 / 100)) \
   lr_scheduler.decay_steps=$((prompt_updates * 44 / 100))
-grep -hoE '\{"epoch".*\}' "$out"/{short,mixed,prompts}.log > "$here/../teacher/training_log.jsonl"
-python "$here/ship_teacher.py" "$out/prompts/checkpoint_best.pt" "$here/../teacher/teacher.pt"
+grep -hoE '\{"epoch".*\}' "$out"/{short,mixed,prompts}.log > "$teacher/training_log.jsonl"
+python "$here/ship_teacher.py" "$out/prompts/checkpoint_best.pt" "$teacher/teacher.pt"
