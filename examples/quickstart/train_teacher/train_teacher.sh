@@ -33,7 +33,7 @@ stage short short "$short_updates"
 masked=(model.apply_mask=true model.layerdrop=0.05)
 stage mixed mixed "$mixed_updates" "${masked[@]}" checkpoint.finetune_from_model="$out/short/checkpoint_last.pt"
 stage prompts prompts "$prompt_updates" "${masked[@]}" checkpoint.finetune_from_model="$out/mixed/checkpoint_last.pt" \
-  lr_scheduler.warmup_steps=100 lr_scheduler.hold_steps=$((prompt_updates * 54 / 100)) \
-  lr_scheduler.decay_steps=$((prompt_updates * 44 / 100))
+  lr_scheduler.warmup_steps=100 lr_scheduler.hold_steps=$((prompt_updates * 48 / 100)) \
+  lr_scheduler.decay_steps=$((prompt_updates * 48 / 100))
 grep -hoE '\{"epoch".*\}' "$out"/{short,mixed,prompts}.log > "$teacher/training_log.jsonl"
 python "$here/ship_teacher.py" "$out/prompts/checkpoint_best.pt" "$teacher/teacher.pt"
