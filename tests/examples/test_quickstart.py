@@ -96,8 +96,12 @@ def test_training_audio_is_made_of_training_prompts_alone(monkeypatch, rows):
 
     import random
 
-    words = set(synthetic_text([clip.text for clip in clips], 12, random.Random(1)).split())
-    assert words <= own
+    texts = [clip.text for clip in clips]
+    choice = random.Random(1)
+    drawn = [synthetic_text(texts, set(), 12, choice) for _ in range(200)]
+    assert all(set(text.split()) <= own for text in drawn)
+    held_out = set(drawn[:100])
+    assert not held_out & {synthetic_text(texts, held_out, 12, choice) for _ in range(200)}
     silence = np.zeros(8000, np.float32)
     speech = read_audio(CORPUS / rows[0]["path"])
     assert len(trim(np.concatenate([silence, speech, silence]))) <= len(speech) + 2 * 1000

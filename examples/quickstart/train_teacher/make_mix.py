@@ -105,24 +105,29 @@ def phrases(
     return made
 
 
-def synthetic_text(texts: list[str], longest: int, choice: random.Random) -> str:
-    """One to three runs of words from different training texts, `longest` words at most in all."""
-    words: list[str] = []
-    for _ in range(choice.randint(1, 3)):
-        source = choice.choice(texts).split()
-        start = choice.randrange(len(source))
-        words += source[start : start + choice.randint(1, 6)]
-    return " ".join(words[:longest])
+def synthetic_text(texts: list[str], held_out: set[str], longest: int, choice: random.Random) -> str:
+    """One to three runs of words from different training texts, `longest` words at most, and no held-out text."""
+    while True:
+        words: list[str] = []
+        for _ in range(choice.randint(1, 3)):
+            source = choice.choice(texts).split()
+            start = choice.randrange(len(source))
+            words += source[start : start + choice.randint(1, 6)]
+        text = " ".join(words[:longest])
+        if text not in held_out:
+            return text
 
 
-def synthesise(texts: list[str], hours: float, longest: int, seed: int, generator: np.random.Generator) -> list[Clip]:
-    """`hours` of speech from flite that says random runs of words from `texts`."""
+def synthesise(
+    texts: list[str], held_out: set[str], hours: float, longest: int, seed: int, generator: np.random.Generator
+) -> list[Clip]:
+    """`hours` of speech from flite that says random runs of words from `texts`, and none of `held_out`."""
     choice = random.Random(seed)
     made, seconds = [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
         wav = Path(scratch) / "speech.wav"
         while seconds < hours * 3600:
-            text, voice = synthetic_text(texts, longest, choice), choice.choice(FLITE_VOICES)
+            text, voice = synthetic_text(texts, held_out, longest, choice), choice.choice(FLITE_VOICES)
             subprocess.run(["flite", "-voice", voice, "-t", text.lower(), "-o", wav], check=True)
             made.append(Clip(augment(trim(read_audio(wav)), generator), text, voice))
             seconds += len(made[-1].samples) / SAMPLE_RATE
@@ -157,18 +162,20 @@ def main() -> None:
     try:
         prompts = read_corpus(args.prompts, "train")
         texts = [prompt.text for prompt in prompts]
+        dev = read_corpus(args.prompts, "dev")
+        held_out = {clip.text for clip in dev + read_corpus(args.prompts, "test")}
         digits = read_corpus(args.digits, "train") if args.digits else []
         speech = [utterance for folder in args.speech for utterance in read_corpus(folder, "train")]
         short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
         mixed = phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator) + speech
         synthetic: list[Clip] = []
         if args.synthetic_hours:
-            short += synthesise(texts, 0.2 * args.synthetic_hours, 4, args.seed, generator)
-            synthetic = synthesise(texts, args.synthetic_hours, 12, args.seed + 1, generator)
+            short += synthesise(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
+            synthetic = synthesise(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
         write_subset(args.out, "short", short)
         write_subset(args.out, "mixed", mixed + synthetic)
         write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts + synthetic)
-        write_subset(args.out, "dev", read_corpus(args.prompts, "dev"))
+        write_subset(args.out, "dev", dev)
         Units.letters().write_dictionary(args.out / "dict.ltr.txt")
     except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:
         sys.exit(f"make_mix: {error}")

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import torch
-from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from w2v_compress.compat import load_checkpoint
@@ -26,13 +25,11 @@ def ship(checkpoint: Path, out: Path) -> None:
     cfg = OmegaConf.to_container(OmegaConf.create(state["cfg"]))
     model = {name: cfg["model"][name] for name in OF_THE_MODEL}
     task = {name: cfg["task"][name] for name in ("_name", "labels", "normalize", "sample_rate")}
-    dictionary = state["task_state"]["target_dictionary"]
-    assert isinstance(dictionary, Dictionary)
     shipped = {
         "args": None,
         "cfg": {"model": {"_name": "wav2vec_ctc", **model}, "task": task},
         "model": {name: tensor.half() for name, tensor in state["model"].items()},
-        "task_state": {"target_dictionary": dictionary},
+        "task_state": {"target_dictionary": state["task_state"]["target_dictionary"]},
         "extra_state": None,
         "optimizer_history": [],
     }
