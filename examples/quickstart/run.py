@@ -57,7 +57,7 @@ def file_name(name: str) -> str:
 
 
 def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
-    """Run fairseq-hydra-train with student.yaml; it goes on where it was interrupted. Returns the best checkpoint."""
+    """Run fairseq-hydra-train with student.yaml; it goes on where it was interrupted. Returns the last checkpoint."""
     folder = out / file_name(name)
     command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
     command += ["--config-name", "student", f"hydra.run.dir={folder}", f"common.user_dir={user_dir()}"]
@@ -81,7 +81,7 @@ def train_student(name: str, overrides: list[str], data: Path, out: Path, update
                 progress.update(task, completed=int(done[1]))
     if process.returncode:
         raise InputError(f"training `{name}` failed; see {folder / 'log.txt'}. Its end:\n{''.join(last_lines)}")
-    return folder / "checkpoint_best.pt"
+    return folder / "checkpoint_last.pt"
 
 
 def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
