@@ -98,14 +98,13 @@ def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
     return models
 
 
-def timed_audio(utterances: list[Utterance]) -> list[Path]:
+def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
     """The first test prompts that make up TIMED_SECONDS."""
-    chosen, seconds = [], 0.0
+    chosen: list[Utterance] = []
     for utterance in utterances:
-        chosen.append(utterance.path)
-        seconds += utterance.samples / 16000
-        if seconds >= TIMED_SECONDS:
+        if sum(earlier.seconds for earlier in chosen) >= TIMED_SECONDS:
             break
+        chosen.append(utterance)
     return chosen
 
 
@@ -122,8 +121,8 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
                 seed=SEED,
                 progress=lambda done, bar=progress, row=task: bar.update(row, completed=done),  # type: ignore[misc]
             )
-    timed = timed_audio(utterances)
-    seconds = sum(utterance.samples for utterance in utterances[: len(timed)]) / 16000
+    chosen = timed_utterances(utterances)
+    timed, seconds = [utterance.path for utterance in chosen], sum(utterance.seconds for utterance in chosen)
     say(f"Timing: {len(timed)} prompts of {seconds:.0f} s one by one, in turns, median of 9")
     latency = interleaved_latency(
         {name: lambda run=recognizer: run.transcribe(timed, batch_size=1) for name, recognizer in recognizers.items()}  # type: ignore[misc]
@@ -189,10 +188,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    quantities = (("size, MB", lambda row: row["bytes"] / 1e6), ("ms per s of audio", None))
-    for axis, (label, value) in zip(axes, quantities, strict=True):
+    quantities = {"size, MB": ("bytes", 1e6), "ms per s of audio": ("milliseconds_per_second", 1)}
+    for axis, (label, (field, unit)) in zip(axes, quantities.items(), strict=True):
         for row in rows:
-            x = value(row) if value else row["milliseconds_per_second"]
+            x = row[field] / unit
             wer = row["wer"]
             reach = [[100 * (wer["value"] - wer["low"])], [100 * (wer["high"] - wer["value"])]]
             axis.errorbar([x], [100 * wer["value"]], yerr=reach, fmt="o", capsize=4, label=row["model"])

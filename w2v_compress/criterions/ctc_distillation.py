@@ -22,7 +22,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.student_ctc import check_agreement
+from ..models.student_ctc import check_agreement, valid_lengths
 from ..nn import AcousticModel
 from ..runtime.fairseq_checkpoint import read_checkpoint
 
@@ -93,8 +93,7 @@ class CtcDistillation(CtcCriterion):
         (teacher,) = self._teacher
         if next(teacher.parameters()).dtype != source.dtype or next(teacher.parameters()).device != source.device:
             teacher.to(source)
-        lengths = (~padding_mask).sum(1) if padding_mask is not None and padding_mask.any() else None
-        return teacher(source, lengths)[0]
+        return teacher(source, valid_lengths(padding_mask))[0]
 
     def _kl(self, logits: Tensor, inputs: dict[str, Any], valid: Tensor) -> Tensor:
         """Student logits (batch, frames, units), valid frames (batch, frames) -> the KL term, summed over those."""

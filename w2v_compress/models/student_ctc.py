@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..nn import AcousticModel, Architecture, FeatureMasks, Regularization
+from ..nn.feature_extractor import valid_mask
 from ..nn.layer_selection import SELECTIONS, keep_layers, select_layers
 from ..runtime.fairseq_checkpoint import read_checkpoint
 from ..runtime.model_file import Header
@@ -102,15 +103,12 @@ class StudentCtc(Wav2VecCtc):
 
     def forward(self, source: Tensor, padding_mask: Tensor | None = None, **_: Any) -> dict[str, Any]:
         """(batch, samples) -> `encoder_out` (frames, batch, units), `padding_mask` (batch, frames), `features`."""
-        lengths = None
-        if padding_mask is not None and padding_mask.any():
-            lengths = (~padding_mask).sum(1)
+        lengths = valid_lengths(padding_mask)
         masks = self._masks(source, lengths) if self.training and self.cfg.apply_mask else None
         output = self.w2v_encoder.run(source, lengths, masks=masks)
         padded = None
         if output.frame_lengths is not None:
-            frames = torch.arange(output.logits.shape[1], device=source.device)
-            padded = frames >= output.frame_lengths.unsqueeze(1)
+            padded = ~valid_mask(output.frame_lengths, output.logits.shape[1])
         return {"encoder_out": output.logits.transpose(0, 1), "padding_mask": padded, "features": output.features}
 
     def _masks(self, source: Tensor, lengths: Tensor | None) -> FeatureMasks:
@@ -119,7 +117,7 @@ class StudentCtc(Wav2VecCtc):
         frames = architecture.frames(samples)
         padded = None
         if lengths is not None:
-            padded = torch.arange(frames) >= self.w2v_encoder.frame_lengths(lengths).cpu().unsqueeze(1)
+            padded = ~valid_mask(self.w2v_encoder.frame_lengths(lengths), frames).cpu()
         time = channels = None
         if self.cfg.mask_prob > 0:
             spans = (self.cfg.mask_prob, self.cfg.mask_length, self.cfg.mask_selection, self.cfg.mask_other)
@@ -130,6 +128,13 @@ class StudentCtc(Wav2VecCtc):
             channels = torch.from_numpy(compute_mask_indices(shape, None, *spans))
         device = source.device
         return FeatureMasks(*(None if mask is None else mask.to(device) for mask in (time, channels)))
+
+
+def valid_lengths(padding_mask: Tensor | None) -> Tensor | None:
+    """fairseq's padding mask (batch, samples) -> valid samples (batch,); None when no row is padded."""
+    if padding_mask is None or not padding_mask.any():
+        return None
+    return (~padding_mask).sum(1)
 
 
 def check_agreement(header: Header, task: FairseqTask, name: str) -> None:

@@ -1,9 +1,9 @@
 """int8 weights, one scale an output channel, in every matrix of the network but the first convolution.
 
 "Shrinking Bigfoot" (Peng et al. 2021, section 3) quantizes the Linear layers. Here the convolutions are stored in
-int8 too, which makes the file as small as int8 can. What runs as an integer product is the Linear layers, with one
-dynamic scale for each frame of their input; in the convolutions, quantizing the long input costs more than its
-product saves, so they widen their weight and compute in floating point. The first convolution (10 numbers a
+int8 too, which makes the file as small as int8 can. What runs as an integer product is the Linear layers, with a
+dynamic scale and zero point for each frame of their input; in the convolutions, quantizing the long input costs more
+than its product saves, so they widen their weight and compute in floating point. The first convolution (10 numbers a
 channel, which the group norm rescales for each utterance), norms and biases are not quantized.
 """
 
