@@ -2,13 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from .console import megabytes, print_table, progress_bar
 from .errors import InputError
 from .runtime import Precision
 
@@ -157,7 +156,7 @@ def export(
         units = "fairseq's LibriSpeech letters"
     else:
         units = fairseq_checkpoint.export_checkpoint(paths[0], paths[1], dictionary).units_source
-    print(f"{paths[-1]}: {_megabytes(paths[-1].stat().st_size)}, units from {units}")
+    print(f"{paths[-1]}: {megabytes(paths[-1].stat().st_size)}, units from {units}")
 
 
 @app.command()
@@ -170,14 +169,14 @@ def info(model: ModelArgument, json_file: JsonOption = None) -> None:
     architecture = description["architecture"]
     rows = {
         "parameters": f"{description['parameters']:,}",
-        "size": _megabytes(description["bytes"]),
+        "size": megabytes(description["bytes"]),
         "precision": description["precision"],
         "units": f"{len(description['units']['symbols'])}, {description['units']['kind']}",
         "normalize": description["normalize"],
         "sample rate": f"{description['sample_rate']} Hz",
         "compression points": " ".join(",".join(map(str, point)) for point in description["compression_points"]),
     }
-    _print_table(str(model), ["", ""], [[name, str(value)] for name, value in (rows | architecture).items()])
+    print_table(str(model), ["", ""], [[name, str(value)] for name, value in (rows | architecture).items()])
     if json_file:
         write_json(json_file, description)
 
@@ -206,11 +205,11 @@ def quantize(
     quantize_file(model, out)
     before, after = model.stat().st_size, out.stat().st_size
     result: dict[str, Any] = {"bytes_before": before, "bytes_after": after, "ratio": before / after}
-    print(f"{_megabytes(before)} -> {_megabytes(after)}: {before / after:.2f} times smaller")
+    print(f"{megabytes(before)} -> {megabytes(after)}: {before / after:.2f} times smaller")
     if utterances:
         reports = []
         for path in (model, out):
-            with _progress(f"Evaluating {path.name}", len(utterances)) as advance:
+            with progress_bar(f"Evaluating {path.name}", len(utterances)) as advance:
                 reports.append(measure(Recognizer.load(path), utterances, batch_size, progress=advance))
         difference = compare(reports[0].word_counts, reports[1].word_counts)
         print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
@@ -242,7 +241,7 @@ def transcribe(
     recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
     results: list[dict[str, Any]] = []
     failed = False
-    with _progress("Transcribing", len(audio)) as advance:
+    with progress_bar("Transcribing", len(audio)) as advance:
         for path, result in zip(audio, recognizer.recognize(audio, batch_size=batch_size), strict=True):
             advance(len(results) + 1)
             if isinstance(result, InputError):
@@ -287,7 +286,7 @@ def evaluate(
 
     utterances = _utterances(data, subset)
     recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    with _progress("Evaluating", len(utterances)) as advance:
+    with progress_bar("Evaluating", len(utterances)) as advance:
         report = measure(recognizer, utterances, batch_size, seed=seed, progress=advance)
     rows = [
         ["WER", report.wer.percent()],
@@ -295,11 +294,11 @@ def evaluate(
         ["utterances, words", f"{report.utterances}, {report.words}"],
         ["audio", f"{report.audio_seconds:.1f} s"],
         ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
-        ["peak memory", _megabytes(report.peak_memory_bytes)],
+        ["peak memory", megabytes(report.peak_memory_bytes)],
         ["precision", recognizer.precision],
         ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
     ]
-    _print_table(f"{model} on {subset}", ["", ""], rows)
+    print_table(f"{model} on {subset}", ["", ""], rows)
     if json_file:
         settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
         write_json(json_file, settings | report.to_dict())
@@ -352,28 +351,3 @@ def _write_emissions(path: Path, log_probs: Any) -> None:
 
     with replacing(path) as temporary:
         np.save(temporary, log_probs.numpy())
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error where that is a terminal; yields the function that sets how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, title=title, show_header=any(columns))
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
