@@ -1,7 +1,5 @@
-"""The distillation loss against a literal computation, and what it counts."""
+"""The distillation criterion against literal computations, what it counts and what it refuses."""
 
-import dataclasses
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,62 +8,55 @@ from fairseq.data import Dictionary
 
 import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.criterions import ctc_distillation
-from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig, kl_divergence
+from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig
 from w2v_compress.errors import InputError
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
-from w2v_compress.nn import AcousticModel
+from w2v_compress.nn import Architecture
+from w2v_compress.runtime.model_file import ModelFile, read_model, write_model
 
 
 def literal_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:
-    """T^2 sum_frames sum_units p log(p / q), as "Shrinking Bigfoot" section 3 writes it, in float64."""
-    total = 0.0
-    for s, t in zip(student.double().tolist(), teacher.double().tolist(), strict=True):
-        p = [math.exp((value - max(t)) / temperature) for value in t]
-        q = [math.exp((value - max(s)) / temperature) for value in s]
-        p, q = [value / sum(p) for value in p], [value / sum(q) for value in q]
-        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
-    return temperature**2 * total
+    """T^2 sum_frames sum_units p (log p - log q), in float64, of (frames, units)."""
+    p, q = ((logits.double() / temperature).log_softmax(-1) for logits in (teacher, student))
+    return temperature**2 * (p.exp() * (p - q)).sum().item()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
-def test_kl_is_the_formula(temperature):
-    torch.manual_seed(1)
-    student, teacher = 4 * torch.randn(9, 7), 4 * torch.randn(9, 7)
-    value = kl_divergence(student, teacher, temperature).item()
-    assert value == pytest.approx(literal_kl(student, teacher, temperature), rel=1e-5)
-    assert kl_divergence(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
-def test_extreme_logits_give_finite_losses_and_gradients(dtype, temperature):
-    student = torch.tensor([[6e4, -6e4, 0.0], [0.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
-    teacher = torch.tensor([[-6e4, 6e4, 0.0], [6e4, 0.0, -6e4]], dtype=dtype)
-    loss = kl_divergence(student, teacher, temperature)
-    loss.backward()
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
-
-
-@pytest.fixture
-def parts(tiny_model):
-    """A task, a student of it and a teacher."""
-    model = tiny_model()
+def make_task(model: ModelFile) -> SimpleNamespace:
     dictionary = Dictionary()
     for symbol in model.header.units.symbols[4:]:
         dictionary.add_symbol(symbol)
-    task = SimpleNamespace(target_dictionary=dictionary, blank_symbol="<s>", cfg=SimpleNamespace(normalize=True))
-    cfg = StudentCtcConfig(w2v_args={"model": model.header.architecture.to_fairseq()})
+    return SimpleNamespace(target_dictionary=dictionary, blank_symbol="<s>", cfg=SimpleNamespace(normalize=True))
+
+
+def make_student(task: SimpleNamespace, architecture: Architecture) -> StudentCtc:
     torch.manual_seed(3)
-    student = StudentCtc.build_model(cfg, task)
-    return task, student, model.build()
+    return StudentCtc.build_model(StudentCtcConfig(w2v_args={"model": architecture.to_fairseq()}), task)
 
 
-def criterion(parts, monkeypatch, **settings) -> CtcDistillation:
-    task, _, teacher = parts
-    monkeypatch.setattr(CtcDistillation, "_load_teacher", lambda self, task: teacher)
-    cfg = CtcDistillationConfig(teacher_checkpoint="teacher.pt", zero_infinity=True, sentence_avg=False, **settings)
-    return CtcDistillation(cfg, task)
+@pytest.fixture
+def teacher_path(tmp_path, tiny_model):
+    path = tmp_path / "teacher.safetensors"
+    write_model(path, tiny_model(encoder_layers=4))
+    return path
+
+
+@pytest.fixture
+def parts(tiny_model, teacher_path):
+    """A task, a student of it and the teacher's network."""
+    model = tiny_model()
+    task = make_task(model)
+    return task, make_student(task, model.header.architecture), read_model(teacher_path).build()
+
+
+@pytest.fixture
+def criterion(parts, teacher_path):
+    """criterion(**settings) with that teacher, computing in fp32."""
+
+    def make(**settings: object) -> CtcDistillation:
+        chosen = {"teacher_checkpoint": str(teacher_path), "teacher_precision": "fp32", **settings}
+        return CtcDistillation(CtcDistillationConfig(zero_infinity=True, sentence_avg=False, **chosen), parts[0])
+
+    return make
 
 
 def sample(samples: int = 12000, shorter: int = 7000) -> dict:
@@ -84,12 +75,12 @@ def sample(samples: int = 12000, shorter: int = 7000) -> dict:
     }
 
 
-def test_loss_is_the_weighted_sum_over_valid_frames_alone(parts, monkeypatch):
+def test_loss_is_the_weighted_sum_over_valid_frames_alone(parts, criterion):
     _, student, teacher = parts
     student.eval()
     weights = {"kl_weight": 0.7, "features_penalty_weight": 0.3, "ctc_weight": 0.2}
     batch = sample()
-    loss, frames, log = criterion(parts, monkeypatch, temperature=2.0, **weights)(student, batch)
+    loss, frames, log = criterion(temperature=2.0, **weights)(student, batch)
     kl = features_penalty = 0.0
     counted = 0
     for row, length in enumerate((12000, 7000)):
@@ -104,12 +95,12 @@ def test_loss_is_the_weighted_sum_over_valid_frames_alone(parts, monkeypatch):
     assert loss.item() == pytest.approx(0.7 * kl + 0.3 * features_penalty + 0.2 * log["ctc"], rel=1e-3)
 
 
-def test_ctc_term_is_torchs(parts, monkeypatch):
+def test_ctc_term_is_torchs(parts, criterion):
     _, student, _ = parts
     student.eval()
     batch = sample()
     ctc_alone = {"kl_weight": 0.0, "features_penalty_weight": 0.0, "ctc_weight": 1.0}
-    loss, _, log = criterion(parts, monkeypatch, **ctc_alone)(student, batch)
+    loss, _, log = criterion(**ctc_alone)(student, batch)
     total = 0.0
     for row, length in enumerate((12000, 7000)):
         logits, frames = student.w2v_encoder(batch["net_input"]["source"][row : row + 1, :length])
@@ -121,26 +112,132 @@ def test_ctc_term_is_torchs(parts, monkeypatch):
     assert "kl" not in log  # without its weight, the teacher is not run
 
 
-def test_the_teacher_is_frozen_and_not_part_of_the_criterion(parts, monkeypatch):
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_released_reduction_is_that_of_the_papers_code(parts, criterion, temperature):
+    """`KLDivLoss(reduction="batchmean") * T^2 + mean(features^2)`, padded frames included, in float64."""
     _, student, teacher = parts
-    loss_function = criterion(parts, monkeypatch)
+    student.eval()
+    batch = sample()
+    loss_function = criterion(reduction="released", temperature=temperature, features_penalty_weight=0.5)
+    loss, size, log = loss_function(student, batch)
+    lengths = torch.tensor([12000, 7000])
+    output = student.w2v_encoder.run(batch["net_input"]["source"], lengths)
+    taught, _ = teacher(batch["net_input"]["source"], lengths)
+    assert (output.frame_lengths < output.logits.shape[1]).any()
+    p = (taught.double() / temperature).softmax(-1)
+    q = (output.logits.double() / temperature).softmax(-1)
+    batchmean = (p * (p.log() - q.log())).sum().item() / 2
+    features_penalty = output.features.double().square().mean().item()
+    assert size == log["sample_size"] == 2
+    assert loss.item() / size == pytest.approx(temperature**2 * batchmean + 0.5 * features_penalty, rel=1e-4)
+
+
+def test_cosine_and_hidden_terms_are_means_over_valid_frames_and_pairs(parts, criterion):
+    _, student, teacher = parts
+    student.eval()
+    batch = sample()
+    weights = {"kl_weight": 0.0, "features_penalty_weight": 0.0, "cosine_weight": 0.5, "hidden_weight": 2.0}
+    loss_function = criterion(**weights, hidden_cosine_weight=0.3)
+    assert loss_function.pairs == [(2, 1), (4, 2)]
+    loss, _, log = loss_function(student, batch)
+    cosine = hidden = 0.0
+    for row, length in enumerate((12000, 7000)):
+        audio = batch["net_input"]["source"][row : row + 1, :length]
+        output, taught = (network.run(audio, keep_hidden=True) for network in (student.w2v_encoder, teacher))
+        cosine += (1 - torch.cosine_similarity(output.logits, taught.logits, dim=-1)).sum().item()
+        for high, low in ((2, 1), (4, 2)):
+            a, b = output.hidden[low - 1], taught.hidden[high - 1]
+            l1 = (a - b).abs().mean(-1)
+            hidden += 0.5 * (l1 + 0.3 * (1 - torch.cosine_similarity(a, b, dim=-1))).sum().item()
+    assert log["cosine"] == pytest.approx(cosine, rel=1e-3)
+    assert log["hidden"] == pytest.approx(hidden, rel=1e-3)
+    assert loss.item() == pytest.approx(0.5 * cosine + 2 * hidden, rel=1e-3)
+    assert "kl" not in log
+
+
+def test_a_narrower_student_learns_through_projections(parts, teacher_path, tiny_model):
+    task, _, teacher = parts
+    narrow = make_student(task, tiny_model(encoder_embed_dim=16).header.architecture)
+    cfg = CtcDistillationConfig(
+        teacher_checkpoint=str(teacher_path), hidden_weight=1.0, zero_infinity=True, sentence_avg=False
+    )
+    loss_function = CtcDistillation(cfg, task)
+    shapes = {name: tuple(tensor.shape) for name, tensor in loss_function.state_dict().items()}
+    assert shapes["projections.0.weight"] == shapes["projections.1.weight"] == (32, 16)
+    assert not set(map(id, teacher.parameters())) & set(map(id, loss_function.parameters()))
+    loss_function(narrow, sample())[0].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in loss_function.parameters())
+    assert narrow.w2v_encoder.w2v_model.encoder.layers[0].fc1.weight.grad.abs().sum() > 0
+
+
+def test_hidden_states_need_a_student_that_has_them(parts, teacher_path):
+    task, _, _ = parts
+    del task.student_architecture
+    with pytest.raises(InputError, match="hidden_weight needs hidden states, which only model=student_ctc gives"):
+        CtcDistillation(
+            CtcDistillationConfig(teacher_checkpoint=str(teacher_path), hidden_weight=1.0, sentence_avg=False), task
+        )
+
+
+def test_the_teacher_is_frozen_and_not_part_of_the_criterion(parts, criterion):
+    _, student, teacher = parts
+    loss_function = criterion()
     assert not list(loss_function.parameters())
     assert not loss_function.state_dict()
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student.train()
     loss, _, _ = loss_function(student, sample())
     loss.backward()
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
-    assert not teacher.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    network = loss_function.teacher.network
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
+    assert not any(module.training for module in network.modules())
+    assert all(torch.equal(tensor, teacher.state_dict()[name]) for name, tensor in network.state_dict().items())
     assert student.w2v_encoder.proj.weight.grad.abs().sum() > 0
 
 
-def test_teacher_of_another_frame_rate_is_refused(parts, monkeypatch):
-    task, student, teacher = parts
-    slower = dataclasses.replace(teacher.architecture, conv_layers=(*teacher.architecture.conv_layers, (16, 2, 2)))
+def test_the_loss_is_near_in_half_precision(parts, criterion):
+    _, student, _ = parts
+    student.eval()
+    exact = criterion()(student, sample())[2]["kl"]
+    near = criterion(teacher_precision="bf16")(student, sample())[2]["kl"]
+    assert near != exact
+    assert near == pytest.approx(exact, rel=0.05)
+
+
+def test_cached_posteriors_give_the_same_loss(parts, criterion, tmp_path, monkeypatch):
+    _, student, _ = parts
+    student.eval()
+    exact = criterion()(student, sample())[2]["kl"]
+    loss_function = criterion(teacher_cache=str(tmp_path / "cache"))
+    first = loss_function(student, sample())[2]["kl"]
+    monkeypatch.setattr(loss_function.teacher, "run", None)  # not called again
+    assert loss_function(student, sample())[2]["kl"] == pytest.approx(exact, rel=1e-3)
+    assert first == pytest.approx(exact, rel=1e-6)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
+
+def test_teacher_of_another_frame_rate_is_refused(parts, tiny_model, tmp_path):
+    task, student, _ = parts
+    architecture = student.w2v_encoder.architecture
+    slower = tmp_path / "slower.safetensors"
+    write_model(slower, tiny_model(conv_layers=(*architecture.conv_layers, (16, 2, 2))))
+    cfg = CtcDistillationConfig(teacher_checkpoint=str(slower), zero_infinity=True, sentence_avg=False)
     with pytest.raises(InputError, match="their frame rates must be equal"):
-        criterion((task, student, AcousticModel(slower).eval()), monkeypatch)(student, sample())
+        CtcDistillation(cfg, task)(student, sample())
+
+
+def test_a_teacher_with_other_units_or_without_head_is_refused(parts, criterion, tiny_model, tmp_path):
+    other = tmp_path / "other.safetensors"
+    write_model(other, tiny_model(num_units=31))
+    with pytest.raises(InputError, match=r"other\.safetensors: its dictionary differs from that of task\.data"):
+        criterion(teacher_checkpoint=str(other))
+    headless = tmp_path / "headless.pt"
+    model = tiny_model()
+    state = {f"w2v_encoder.{name}": tensor for name, tensor in model.state.items() if not name.startswith("proj")}
+    settings = {"model": model.header.architecture.to_fairseq(), "task": {"normalize": True}}
+    cfg = {"model": {"_name": "wav2vec_ctc", "w2v_args": settings}, "task": {"normalize": True}}
+    torch.save({"cfg": cfg, "model": state}, headless)
+    with pytest.raises(InputError, match=r"headless\.pt: .*the CTC head, is missing: this model was not fine-tuned"):
+        criterion(teacher_checkpoint=str(headless))
 
 
 @pytest.mark.parametrize(
@@ -150,11 +247,16 @@ def test_teacher_of_another_frame_rate_is_refused(parts, monkeypatch):
         ({"temperature": float("nan")}, "criterion.temperature is nan"),
         ({"kl_weight": -1.0}, "criterion.kl_weight is -1.0; it must be 0 or above"),
         ({"kl_weight": 0.0, "features_penalty_weight": 0.0}, "are all 0"),
+        ({"hidden_weight": 1.0, "hidden_cosine_weight": float("inf")}, "hidden_cosine_weight is inf"),
+        ({"hidden_weight": 1.0, "hidden_layers": ["5:1"]}, "the teacher's layers are 1 to 4, not 5"),
+        ({"hidden_weight": 1.0, "teacher_cache": "c"}, "teacher_cache holds no hidden states"),
+        ({"reduction": "released", "teacher_cache": "c"}, "teacher_cache holds no padded frames"),
+        ({"teacher_precision": "int4"}, "teacher_precision is 'int4'; it must be one of auto, fp32, bf16, fp16"),
     ],
 )
-def test_wrong_settings_are_named(parts, monkeypatch, settings, message):
+def test_wrong_settings_are_named(criterion, settings, message):
     with pytest.raises(InputError, match=message):
-        criterion(parts, monkeypatch, **settings)
+        criterion(**settings)
 
 
 def test_an_empty_teacher_is_named(parts):

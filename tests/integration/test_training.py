@@ -127,6 +127,44 @@ def test_stock_fairseq_reads_the_student_and_agrees_with_the_runtime(folder, stu
 
 
 @pytest.mark.slow
+def test_a_chain_of_students_with_every_term_and_projections(folder, distillation, student, teacher):
+    """teacher -> student -> narrower student: the second starts from the first and learns from the teacher."""
+    narrow = ["+model.encoder_embed_dim=16", f"model.init_checkpoint={student}", "+criterion.cosine_weight=0.3"]
+    narrow += ["+criterion.hidden_weight=0.5", "common.fp16=false", "common.bf16=true"]
+    first = hydra_train("distil", folder / "narrow", *distillation, *narrow)
+    resumed = hydra_train("distil", folder / "narrow", *distillation, *narrow, "optimization.max_update=3")
+    assert [update["num_updates"] for update in first + resumed] == ["1", "2", "3"]
+    for update in first + resumed:
+        weights = {"kl": 1, "ctc": 0.5, "features_penalty": 1, "cosine": 0.3, "hidden": 0.5}
+        expected = sum(weight * float(update[name]) for name, weight in weights.items()) / np.log(2)
+        assert float(update["loss"]) == pytest.approx(expected, rel=1e-2)
+    checkpoint = compat.load_checkpoint(folder / "narrow" / "checkpoint_last.pt")
+    assert set(checkpoint["criterion"]) == {"projections.0.weight", "projections.0.bias"}
+    export_checkpoint(folder / "narrow" / "checkpoint_last.pt", folder / "narrow.safetensors")
+    assert isinstance(load(folder / "narrow.safetensors").transcribe(folder / "0.wav"), str)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_student_with_projections(folder, distillation):
+    """Each has its own teacher; the projections, which are the criterion's, stay equal too."""
+    command = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
+    command += [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
+    save_dir = folder / "two"
+    command += ["--config-name", "distil", f"hydra.run.dir={save_dir}", f"checkpoint.save_dir={save_dir}"]
+    command += [f"common.user_dir={compat.user_dir()}", *distillation, "+criterion.hidden_weight=0.5"]
+    command += ["+criterion.hidden_projection=always", "distributed_training.distributed_world_size=2"]
+    command += ["distributed_training.distributed_backend=gloo", "distributed_training.distributed_init_method=env://"]
+    command += ["distributed_training.distributed_no_spawn=true", "dataset.max_tokens=16000"]
+    command += ["distributed_training.distributed_rank=${oc.env:RANK}", "distributed_training.ddp_backend=pytorch_ddp"]
+    command += ["distributed_training.find_unused_parameters=true"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    checkpoint = compat.load_checkpoint(save_dir / "checkpoint_last.pt")
+    weight = checkpoint["criterion"]["projections.0.weight"]
+    assert not torch.equal(weight, torch.eye(len(weight)))  # trained away from its start
+
+
+@pytest.mark.slow
 def test_wrong_input_is_one_clear_line(folder, distillation, data, tmp_path):
     command = [str(Path(sys.executable).with_name("w2v-compress")), "train", "--config-dir", str(HERE)]
     command += ["--config-name", "distil", f"hydra.run.dir={tmp_path}", f"checkpoint.save_dir={tmp_path}"]

@@ -8,8 +8,10 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 import w2v_compress.models  # noqa: F401  (mends and registers)
+from w2v_compress.compat import load_checkpoint
 from w2v_compress.errors import InputError
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
+from w2v_compress.runtime.model_file import quantize_file, read_model
 
 LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 
@@ -50,6 +52,68 @@ def test_everything_but_the_dropped_layers_is_copied(teacher):
         assert torch.equal(tensor, state[source]), name
     assert any("pos_conv" in name for name in student)
     assert cfg.w2v_args.model.encoder_layers == 2
+
+
+def test_layers_can_be_named_one_by_one(teacher):
+    path, state = teacher
+    student = StudentCtc.build_model(config(path, encoder_layers=0, layers=[3, 0, 2]), task())
+    ours = student.w2v_encoder.state_dict()
+    assert student.w2v_encoder.architecture.encoder_layers == 3
+    for index, layer in enumerate((3, 0, 2)):
+        name = "w2v_model.encoder.layers.{}.fc1.weight"
+        assert torch.equal(ours[name.format(index)], state[name.format(layer)])
+
+
+def differing(path: object, state: dict[str, torch.Tensor], **changes: object) -> set[str]:
+    """The tensors that a student of all four layers does not have from its initial checkpoint."""
+    student = StudentCtc.build_model(config(path, encoder_layers=4, **changes), task()).w2v_encoder.state_dict()
+    assert student.keys() == state.keys()
+    return {
+        name
+        for name, tensor in student.items()
+        if tensor.shape != state[name].shape or not torch.equal(tensor, state[name])
+    }
+
+
+def test_the_released_code_leaves_positions_and_the_final_norm_to_chance(teacher):
+    path, state = teacher
+    state["w2v_model.encoder.layer_norm.weight"] += 1  # not what a new one starts from
+    checkpoint = load_checkpoint(path)
+    torch.save(checkpoint | {"model": {f"w2v_encoder.{name}": tensor for name, tensor in state.items()}}, path)
+    assert differing(path, state) == set()
+    changed = differing(path, state, released_code_init=True)
+    positional = {f"w2v_model.encoder.pos_conv.0.{name}" for name in ("weight_g", "weight_v")}
+    assert changed == positional | {"w2v_model.encoder.layer_norm.weight"}  # biases are 0 either way
+
+
+def test_a_narrower_student_takes_what_fits(teacher):
+    path, state = teacher
+    feed_forward = differing(path, state, encoder_ffn_embed_dim=48)
+    assert feed_forward == {
+        name for name in state if ".encoder.layers." in name and not name.endswith(("norm.weight", "bias"))
+    } | {f"w2v_model.encoder.layers.{layer}.fc1.bias" for layer in range(4)}
+    narrow = StudentCtc.build_model(
+        config(path, encoder_embed_dim=16, encoder_ffn_embed_dim=24, encoder_attention_heads=4), task()
+    )
+    architecture = narrow.w2v_encoder.architecture
+    assert (architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim) == (16, 24)
+    assert (architecture.encoder_attention_heads, architecture.encoder_layers) == (4, 2)
+    for name, tensor in narrow.w2v_encoder.w2v_model.feature_extractor.state_dict().items():
+        assert torch.equal(tensor, state[f"w2v_model.feature_extractor.{name}"])
+    assert narrow(torch.randn(1, 8000), keep_hidden=True)["hidden"][1].shape[-1] == 16
+
+
+def test_a_student_starts_from_a_model_file_too(tiny_path):
+    cfg = config(tiny_path, encoder_layers=1)
+    student = StudentCtc.build_model(cfg, task()).w2v_encoder.state_dict()
+    state = read_model(tiny_path).state
+    assert torch.equal(student["proj.weight"], state["proj.weight"])
+
+
+def test_a_quantized_model_is_no_start(tiny_path, tmp_path):
+    quantize_file(tiny_path, tmp_path / "int8.safetensors")
+    with pytest.raises(InputError, match=r"int8\.safetensors: is quantized; training needs the floating-point model"):
+        StudentCtc.build_model(config(tmp_path / "int8.safetensors"), task())
 
 
 def test_a_saved_student_needs_no_initial_checkpoint(teacher):
@@ -98,6 +162,9 @@ def test_padding_mask_and_probabilities_are_stock(teacher):
     [
         ({"init_checkpoint": ""}, {}, "model.init_checkpoint is empty"),
         ({"encoder_layers": 5}, {}, "encoder_layers is 5; it must be from 1 to 4"),
+        ({"layers": [0, 4], "encoder_layers": 0}, {}, "layers has 4; the layers there are to keep are 0 to 3"),
+        ({"layers": [0, 1, 2]}, {}, "model.encoder_layers is 2, but model.layers has 3"),
+        ({"encoder_attention_heads": 5}, {}, "encoder_attention_heads"),
         ({}, {"symbols": LETTERS[::-1]}, "its dictionary differs .*not the same ones"),
         ({}, {"symbols": LETTERS[1:]}, "its dictionary differs .*32 units and 31"),
         ({"normalize": False}, {"normalize": False}, "trained with normalize=True; task.normalize is False"),

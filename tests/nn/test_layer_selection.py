@@ -7,7 +7,7 @@ import torch
 
 from w2v_compress.errors import InputError
 from w2v_compress.nn import AcousticModel, Architecture
-from w2v_compress.nn.layer_selection import keep_layers, select_layers
+from w2v_compress.nn.layer_selection import check_layers, keep_layers, select_layers
 
 
 def test_the_papers_chain():
@@ -28,6 +28,20 @@ def test_impossible_depths_are_named(wanted):
 def test_unknown_selections_are_named():
     with pytest.raises(InputError, match="must be one of every_k, first_k, last_k"):
         select_layers("middle", 6, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([0, 6], "layers has 6; the layers there are to keep are 0 to 5"),
+        ([-1], "layers has -1"),
+        ([2, 2], "no layer may be there twice"),
+    ],
+)
+def test_an_impossible_list_of_layers_is_named(layers, message):
+    assert check_layers([5, 0], 6) == [5, 0]
+    with pytest.raises(InputError, match=message):
+        check_layers(layers, 6)
 
 
 @torch.no_grad()

@@ -27,8 +27,7 @@ def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
     def skipped(seed: int, draws: int) -> list[int]:
         torch.manual_seed(seed)
         torch.rand(draws)  # a batch of another size draws another number of masks first
-        run = encoder.layers_to_run()
-        return [index for index, layer in enumerate(encoder.layers) if all(layer is not other for other in run)]
+        return sorted(encoder.layers_to_skip())
 
     assert skipped(5, 0) == skipped(5, 1000)
     skips = [skipped(seed, 0) for seed in range(300)]
@@ -36,6 +35,17 @@ def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
     assert len({tuple(skip) for skip in skips}) > 100
     encoder.eval()
     assert skipped(5, 0) == []
+
+
+def test_a_skipped_layer_lets_its_input_through():
+    encoder = model(layerdrop=0.5).w2v_model.encoder
+    torch.manual_seed(3)
+    skipped = encoder.layers_to_skip()
+    assert 0 < len(skipped) < 12
+    _, hidden = encoder(torch.randn(1, 20, 32), None, keep_hidden=True)
+    assert len(hidden) == 12
+    same = {index for index in range(1, 12) if torch.equal(hidden[index], hidden[index - 1])}
+    assert same == skipped - {0}
 
 
 def test_dropouts_are_off_in_eval_mode():

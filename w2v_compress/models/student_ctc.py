@@ -1,8 +1,9 @@
 """`student_ctc`: a shallow copy of a fine-tuned wav2vec 2.0 CTC recognizer, to be distilled from it.
 
 Students keep width, feature extractor and CTC head of the teacher and cut only its depth ("Shrinking Bigfoot", Peng
-et al. 2021, section 3). The network is that of `nn/`; the checkpoint has the names and the configuration of stock
-fairseq's `wav2vec_ctc`, so whatever reads those reads the student, with the teacher's file gone.
+et al. 2021, section 3); narrower ones start with layers at random. The network is that of `nn/`; the checkpoint has
+the names and the configuration of stock fairseq's `wav2vec_ctc`, so whatever reads those reads the student, with the
+teacher's file gone.
 """
 
 import dataclasses
@@ -23,22 +24,37 @@ from torch import Tensor
 from ..errors import InputError
 from ..nn import AcousticModel, Architecture, FeatureMasks, Regularization
 from ..nn.feature_extractor import valid_mask
-from ..nn.layer_selection import SELECTIONS, keep_layers, select_layers
-from ..runtime.fairseq_checkpoint import read_checkpoint
+from ..nn.layer_selection import SELECTIONS, check_layers, keep_layers, select_layers, starting_weights
+from ..runtime.fairseq_checkpoint import read_recognizer
 from ..runtime.model_file import Header
+from .teacher import valid_lengths
 
 LAYER_SELECTION_CHOICES = ChoiceEnum(SELECTIONS)
+LAYER_SHAPE = ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads")
 
 
 @dataclass
 class StudentCtcConfig(FairseqDataclass):
     init_checkpoint: str = field(
-        default="", metadata={"help": "fine-tuned CTC checkpoint that gives the student its shape and first weights"}
+        default="",
+        metadata={"help": "fine-tuned CTC checkpoint (or .safetensors) that gives the student its shape and weights"},
     )
     encoder_layers: int = field(default=0, metadata={"help": "transformer layers of the student; 0 keeps all"})
     layer_selection: LAYER_SELECTION_CHOICES = field(  # type: ignore[valid-type]
         default="every_k", metadata={"help": "which layers of the initial checkpoint the student starts from"}
     )
+
+    layers: list[int] = field(
+        default_factory=list,
+        metadata={"help": "the layers to start from, counted from 0, in place of encoder_layers and layer_selection"},
+    )
+    released_code_init: bool = field(
+        default=False,
+        metadata={"help": "positional convolution and final layer norm at random, as in the paper's released code"},
+    )
+    encoder_embed_dim: int = field(default=0, metadata={"help": "width of the student; 0: as the initial checkpoint"})
+    encoder_ffn_embed_dim: int = field(default=0, metadata={"help": "width of its feed-forward blocks; 0: the same"})
+    encoder_attention_heads: int = field(default=0, metadata={"help": "attention heads; 0: the same"})
 
     dropout: float = field(default=0.0, metadata={"help": "after attention and feed-forward, and before the layers"})
     attention_dropout: float = field(default=0.0, metadata={"help": "on the attention weights"})
@@ -86,30 +102,29 @@ class StudentCtc(Wav2VecCtc):
         )
         if cfg.w2v_args is not None:
             architecture = Architecture.from_fairseq(cfg.w2v_args["model"], num_units=len(task.target_dictionary))
-            return cls(cfg, AcousticModel(architecture, regularization=regularization))
-        if not cfg.init_checkpoint:
-            raise InputError("model.init_checkpoint is empty; it must name a fine-tuned CTC checkpoint")
-        initial = read_checkpoint(Path(cfg.init_checkpoint)).model
-        check_agreement(initial.header, task, cfg.init_checkpoint)
-        shape = initial.header.architecture
-        kept = select_layers(cfg.layer_selection, shape.encoder_layers, cfg.encoder_layers or shape.encoder_layers)
-        architecture = dataclasses.replace(shape, encoder_layers=len(kept))
-        network = AcousticModel(architecture, regularization=regularization)
-        network.load_state_dict(keep_layers(initial.state, kept))
-        with open_dict(cfg):  # fairseq's task copies this into what it saves
-            task_settings = {"_name": "audio_pretraining", "data": "", "normalize": cfg.normalize}
-            cfg.w2v_args = {"model": architecture.to_fairseq(), "task": task_settings}
+            network = AcousticModel(architecture, regularization=regularization)
+        else:
+            network = _from_initial(cfg, task, regularization)
+            with open_dict(cfg):  # fairseq's task copies this into what it saves
+                task_settings = {"_name": "audio_pretraining", "data": "", "normalize": cfg.normalize}
+                cfg.w2v_args = {"model": network.architecture.to_fairseq(), "task": task_settings}
+        # fairseq builds the criterion after the model and gives it this task alone; projections need the width.
+        task.student_architecture = network.architecture
         return cls(cfg, network)
 
-    def forward(self, source: Tensor, padding_mask: Tensor | None = None, **_: Any) -> dict[str, Any]:
-        """(batch, samples) -> `encoder_out` (frames, batch, units), `padding_mask` (batch, frames), `features`."""
+    def forward(
+        self, source: Tensor, padding_mask: Tensor | None = None, keep_hidden: bool = False, **_: Any
+    ) -> dict[str, Any]:
+        """(batch, samples) -> `encoder_out` (frames, batch, units), `padding_mask` (batch, frames), `features` and,
+        with `keep_hidden`, `hidden`: (batch, frames, channels) after each layer."""
         lengths = valid_lengths(padding_mask)
         masks = self._masks(source, lengths) if self.training and self.cfg.apply_mask else None
-        output = self.w2v_encoder.run(source, lengths, masks=masks)
+        output = self.w2v_encoder.run(source, lengths, masks=masks, keep_hidden=keep_hidden)
         padded = None
         if output.frame_lengths is not None:
             padded = ~valid_mask(output.frame_lengths, output.logits.shape[1])
-        return {"encoder_out": output.logits.transpose(0, 1), "padding_mask": padded, "features": output.features}
+        logits = output.logits.transpose(0, 1)
+        return {"encoder_out": logits, "padding_mask": padded, "features": output.features, "hidden": output.hidden}
 
     def _masks(self, source: Tensor, lengths: Tensor | None) -> FeatureMasks:
         batch, samples = source.shape
@@ -130,11 +145,30 @@ class StudentCtc(Wav2VecCtc):
         return FeatureMasks(*(None if mask is None else mask.to(device) for mask in (time, channels)))
 
 
-def valid_lengths(padding_mask: Tensor | None) -> Tensor | None:
-    """fairseq's padding mask (batch, samples) -> valid samples (batch,); None when no row is padded."""
-    if padding_mask is None or not padding_mask.any():
-        return None
-    return (~padding_mask).sum(1)
+def _from_initial(cfg: StudentCtcConfig, task: FairseqTask, regularization: Regularization) -> AcousticModel:
+    """The student's network, with what it takes from the initial checkpoint."""
+    if not cfg.init_checkpoint:
+        raise InputError("model.init_checkpoint is empty; it must name a fine-tuned CTC checkpoint")
+    initial = read_recognizer(Path(cfg.init_checkpoint))
+    check_agreement(initial.header, task, cfg.init_checkpoint)
+    shape = initial.header.architecture
+    if cfg.layers:
+        if cfg.encoder_layers not in (0, len(cfg.layers)):
+            raise InputError(f"model.encoder_layers is {cfg.encoder_layers}, but model.layers has {len(cfg.layers)}")
+        kept = check_layers(cfg.layers, shape.encoder_layers)
+    else:
+        kept = select_layers(cfg.layer_selection, shape.encoder_layers, cfg.encoder_layers or shape.encoder_layers)
+    widths = {name: getattr(cfg, name) or getattr(shape, name) for name in LAYER_SHAPE}
+    architecture = dataclasses.replace(shape, encoder_layers=len(kept), **widths)
+    network = AcousticModel(architecture, regularization=regularization)
+    start = starting_weights(
+        network.state_dict(),
+        keep_layers(initial.state, kept),
+        same_layers=all(widths[name] == getattr(shape, name) for name in LAYER_SHAPE),
+        released_code=cfg.released_code_init,
+    )
+    network.load_state_dict(start)
+    return network
 
 
 def check_agreement(header: Header, task: FairseqTask, name: str) -> None:

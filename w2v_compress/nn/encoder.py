@@ -83,7 +83,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(batch, time, channels) -> the same, and the output of each layer that ran, if asked for."""
+    """(batch, time, channels) -> the same, and what there is after each layer, if asked for."""
 
     def __init__(self, architecture: Architecture, regularization: Regularization) -> None:
         super().__init__()
@@ -98,17 +98,16 @@ class Encoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(channels)
 
-    def layers_to_run(self) -> list[nn.Module]:
-        """All layers, but in training those that layer drop skips.
+    def layers_to_skip(self) -> set[int]:
+        """Those that layer drop leaves out of this pass, in training only.
 
         Which ones is a function of torch's seed, which fairseq sets to seed + update before each update, and not of
         the state of the generator: processes whose batches differ must skip the same layers.
         """
-        layers = list(self.layers)
         if not self.training or not self.layerdrop:
-            return layers
-        draws = torch.rand(len(layers), generator=torch.Generator().manual_seed(torch.initial_seed()))
-        return [layer for layer, draw in zip(layers, draws.tolist(), strict=True) if draw >= self.layerdrop]
+            return set()
+        draws = torch.rand(len(self.layers), generator=torch.Generator().manual_seed(torch.initial_seed()))
+        return {layer for layer, draw in enumerate(draws.tolist()) if draw < self.layerdrop}
 
     def forward(self, x: Tensor, lengths: Tensor | None, keep_hidden: bool = False) -> tuple[Tensor, list[Tensor]]:
         """`lengths`: (batch,) valid frames, or None when all are."""
@@ -122,9 +121,11 @@ class Encoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
         hidden = []
-        for layer in self.layers_to_run():
-            x = layer(x, attend)
-            if keep_hidden:
+        skipped = self.layers_to_skip()
+        for index, layer in enumerate(self.layers):
+            if index not in skipped:
+                x = layer(x, attend)
+            if keep_hidden:  # of a skipped layer too, what it lets through, so that the count stays
                 hidden.append(x)
         if self.layer_norm_first:
             x = self.layer_norm(x)
