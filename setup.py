@@ -23,7 +23,9 @@ ON_X86_LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 PLOT = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT]  # setuptools: tests install copies
+ENERGY = ["codecarbon>=3.3,<4"]  # evaluation/energy.py reads which of the tracker's meters is in use
+SLURM = ["hydra-submitit-launcher>=1.2"]
+TEST = ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT, *SLURM]  # setuptools: tests install copies
 
 setup(
     name="w2v-compress",
@@ -50,7 +52,7 @@ setup(
         "rich>=13",
         "typer>=0.12",
     ],
-    extras_require={"plot": PLOT, "test": TEST, "dev": TEST},
+    extras_require={"plot": PLOT, "energy": ENERGY, "slurm": SLURM, "test": TEST, "dev": TEST},
     entry_points={"console_scripts": ["w2v-compress = w2v_compress.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

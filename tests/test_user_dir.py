@@ -87,6 +87,11 @@ def test_the_same_copy_through_a_link_is_accepted(tmp_path: Path) -> None:
     import_user_module(compat.user_dir())
 
 
+def test_the_name_alone_is_this_copy_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    import_user_module(Path("w2v_compress"))
+
+
 def test_other_plugins_are_left_to_fairseq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])  # fairseq adds the folder
     (tmp_path / "other_plugin").mkdir()

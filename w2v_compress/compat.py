@@ -304,8 +304,10 @@ def _refusing_second_copy(stock: Callable[[Any], None]) -> Callable[[Any], None]
     @functools.wraps(stock)
     def import_user_module(args: Any) -> None:
         folder = Path(getattr(args, "user_dir", None) or "")
-        if folder.name == user_dir().name and folder.is_dir():
-            if not folder.samefile(user_dir()):
+        # The name alone, which our yamls give, is this package from wherever the command was given.
+        by_name = str(folder) == user_dir().name and not folder.is_dir()
+        if by_name or (folder.name == user_dir().name and folder.is_dir()):
+            if not by_name and not folder.samefile(user_dir()):
                 raise InputError(
                     f"common.user_dir={folder} is another copy of w2v_compress than the one imported already, from "
                     f"{user_dir()}; give that one as common.user_dir, or uninstall one of the two"

@@ -144,6 +144,14 @@ def test_masks_are_at_work_in_training_alone_and_follow_the_seed(teacher):
     assert torch.equal(output(1), output(2))
 
 
+def test_a_narrow_model_masks_one_span_of_channels_at_least(teacher):
+    path, _ = teacher
+    masked = config(path, apply_mask=True, mask_prob=0.0, mask_channel_prob=0.05, mask_channel_length=8)
+    model = StudentCtc.build_model(masked, task())
+    masks = [model._masks(torch.randn(4, 8000), None).channels for _ in range(20)]
+    assert all((mask.sum(1) == 8).all() for mask in masks)
+
+
 def test_padding_mask_and_probabilities_are_stock(teacher):
     path, _ = teacher
     model = StudentCtc.build_model(config(path), task()).eval()

@@ -293,3 +293,38 @@ def test_random_models_of_a_named_architecture(tmp_path: Path, monkeypatch: pyte
     assert Recognizer.load(paths[0]).emissions(torch.randn(16_000), 16_000).shape == (49, 32)
     with pytest.raises(InputError, match="architecture 'huge' is not known"):
         export_random("huge", tmp_path / "huge.safetensors")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_random_checkpoint_is_one_of_stock_fairseq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    from fairseq.checkpoint_utils import load_model_ensemble_and_task
+
+    from w2v_compress.nn import architecture
+
+    monkeypatch.setitem(architecture.ARCHITECTURES, "small", Architecture.from_fairseq(MODES[mode], num_units=32))
+    path, ours = tmp_path / "small.pt", tmp_path / "small.safetensors"
+    for out in (path, ours):
+        export_random("small", out, seed=1)
+    converted, expected = read_checkpoint(path).model, read_model(ours)
+    assert converted.header == expected.header
+    assert converted.header.normalize == (mode == "large")
+    assert converted.state.keys() == expected.state.keys()
+    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in converted.state.items())
+
+    torch.load(path, weights_only=True)  # of plain data and tensors: torch needs no allow-list
+    (tmp_path / "data").mkdir()
+    Units.letters().write_dictionary(tmp_path / "data" / "dict.ltr.txt")
+    (model,), _, task = load_model_ensemble_and_task([str(path)], arg_overrides={"data": str(tmp_path / "data")})
+    torch.nn.init.normal_(model.w2v_encoder.proj.weight, std=0.2)
+    converted.state["proj.weight"] = model.w2v_encoder.proj.weight
+    assert task.cfg.normalize == (mode == "large")
+    assert_same_logits(Stock(model.eval(), {}, task.target_dictionary), converted)
+
+
+@pytest.mark.parametrize("name", ["large.onnx", "large", "large.pt.gz"])
+def test_the_suffix_decides_what_a_random_model_is_written_as(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: .* must be \.safetensors or \.pt"):
+        export_random("large", tmp_path / name)
+    assert not list(tmp_path.iterdir())

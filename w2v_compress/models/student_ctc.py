@@ -140,7 +140,8 @@ class StudentCtc(Wav2VecCtc):
         if self.cfg.mask_channel_prob > 0:
             shape = (batch, architecture.encoder_embed_dim)
             spans = (self.cfg.mask_channel_prob, self.cfg.mask_channel_length, "static", 0.0)
-            channels = torch.from_numpy(compute_mask_indices(shape, None, *spans))
+            # fairseq fails on a row that draws no span at all, as the rows of narrow models may.
+            channels = torch.from_numpy(compute_mask_indices(shape, None, *spans, min_masks=1))
         device = source.device
         return FeatureMasks(*(None if mask is None else mask.to(device) for mask in (time, channels)))
 

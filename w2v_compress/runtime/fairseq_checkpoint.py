@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..data.units import UnitKind, Units
 from ..errors import InputError
+from ..files import replacing
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture, named_architecture
-from .model_file import Header, ModelFile, write_model
+from .model_file import Header, ModelFile, read_model, write_model
 
 PREFIX = "w2v_encoder."
 PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
@@ -40,7 +41,14 @@ def export_checkpoint(checkpoint: Path, out: Path, dictionary: Path | None = Non
 
 
 def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
-    """Write a model of a named architecture with random weights, to measure size and speed."""
+    """Write a model of a named architecture with random weights, to measure size and speed and to try recipes.
+
+    A model file, or, when the suffix of `out` is `.pt`, the checkpoint of stock fairseq's `wav2vec_ctc`. Raises
+    `InputError` on any other suffix but `.safetensors`.
+    """
+    out = Path(out)
+    if out.suffix not in (".pt", ".safetensors"):
+        raise InputError(f"{out}: the suffix decides what is written; it must be .safetensors or .pt (fairseq's)")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AcousticModel(named_architecture(architecture))
@@ -52,8 +60,39 @@ def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
         ),
         network.state_dict(),
     )
-    write_model(out, model)
+    if out.suffix == ".pt":
+        write_checkpoint(out, model)
+    else:
+        write_model(out, model)
     return model
+
+
+def write_checkpoint(path: Path, model: ModelFile) -> None:
+    """Write `model` as stock fairseq saves a fine-tuned `wav2vec_ctc`, of plain data and tensors alone.
+
+    It holds no dictionary, which fairseq would pickle as an object: the task that loads it reads `dict.ltr.txt` in
+    `task.data`, and `read_checkpoint` takes 32 units for LibriSpeech letters.
+    """
+    normalize = model.header.normalize
+    pretrained = {
+        "model": model.header.architecture.to_fairseq(),
+        "task": {"_name": "audio_pretraining", "data": "", "normalize": normalize},
+    }
+    configuration = {
+        "model": {"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": pretrained, "normalize": normalize, "data": ""},
+        "task": {"_name": "audio_finetuning", "data": "", "labels": "ltr", "normalize": normalize},
+    }
+    checkpoint = {
+        "args": None,
+        "cfg": configuration,
+        "model": {f"{PREFIX}{name}": tensor for name, tensor in model.state.items()},
+        "optimizer_history": [{"optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
+        "extra_state": {"epoch": 0},
+        "task_state": {},
+        "last_optimizer_state": None,
+    }
+    with replacing(path) as temporary:
+        torch.save(checkpoint, temporary)
 
 
 def read_checkpoint(path: Path, dictionary: Path | None = None) -> FairseqCheckpoint:
@@ -76,6 +115,16 @@ def read_checkpoint(path: Path, dictionary: Path | None = None) -> FairseqCheckp
         return FairseqCheckpoint(ModelFile(header, state), source)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def read_recognizer(path: Path) -> ModelFile:
+    """The floating-point recognizer in `path`, a model file of ours (`.safetensors`) or a fairseq CTC checkpoint."""
+    if path.suffix != ".safetensors":
+        return read_checkpoint(path).model
+    model = read_model(path)
+    if model.header.quantization is not None:
+        raise InputError(f"{path}: is quantized; training needs the floating-point model that it was made from")
+    return model
 
 
 @dataclass(frozen=True)
