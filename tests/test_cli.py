@@ -15,7 +15,8 @@ import w2v_compress
 from w2v_compress import cli
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
-from w2v_compress.runtime.model_file import ModelFile, write_model
+from w2v_compress.nn import architecture
+from w2v_compress.runtime.model_file import ModelFile, read_header, write_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 Run = Callable[..., tuple[int, str, str]]
@@ -181,6 +182,42 @@ def test_quantize_shows_size_and_error_rate(
     assert "already quantized" in err
 
 
+def test_quantize_shows_what_each_part_costs_and_keeps_parts(
+    run: Run, tiny_path: Path, data: Path, tmp_path: Path
+) -> None:
+    out_path, report = tmp_path / "int8.safetensors", tmp_path / "report.json"
+    status, out, err = run(
+        "quantize",
+        tiny_path,
+        out_path,
+        "--scheme",
+        "paper",
+        "--sensitivity",
+        "--keep",
+        "head, layers.0",
+        "--json",
+        report,
+    )
+    assert (status, err) == (0, "")
+    values = json.loads(report.read_text())
+    assert {row["part"] for row in values["sensitivity"]} == {"projection", "layers.0", "layers.1", "head"}
+    assert all(row["part"] in out and f"{row['logit_error']:.4f}" in out for row in values["sensitivity"])
+    assert read_header(out_path).quantization == {"scheme": "paper", "keep": ["head", "layers.0"]}
+    limit = ("--max-wer-increase", "100", "--data", data, "--subset", "dev")
+    status, out, err = run("quantize", tiny_path, out_path, *limit, "--json", report)
+    assert (status, err) == (0, "")
+    assert "kept from int8, to hold the WER within 100 points: nothing" in out
+    values = json.loads(report.read_text())
+    assert values["keep"] == read_header(out_path).quantization["keep"] == []
+    assert all(row["wer_increase"] is not None for row in values["sensitivity"])
+    status, _, err = run("quantize", tiny_path, out_path, "--keep", "layers.7")
+    assert status == 1
+    assert "`keep` names 'layers.7'; it must be one of extractor.1, " in err
+    assert len(err.splitlines()) == 1
+    assert run("quantize", tiny_path, out_path, "--max-wer-increase", "1")[0] == 2
+    assert run("quantize", tiny_path, out_path, "--max-wer-increase", "-1", "--data", data)[0] == 2
+
+
 def test_evaluate(run: Run, tiny_path: Path, data: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     status, out, err = run("evaluate", tiny_path, data, "--subset", "dev", "--json", report)
@@ -208,6 +245,21 @@ def test_export_random_and_hostile(run: Run, tmp_path: Path) -> None:
     status, _, err = run("export", "--architecture", "huge", out_path)
     assert (status, err.count("\n")) == (1, 1)
     assert not out_path.exists()
+    status, out, err = run("export", "--architecture", "base", tmp_path / "base.bin")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"w2v-compress: {tmp_path / 'base.bin'}: ")
+
+
+def test_export_a_random_checkpoint_and_that_again(
+    run: Run, tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(architecture.ARCHITECTURES, "tiny", read_header(tiny_path).architecture)
+    checkpoint, out_path = tmp_path / "tiny.pt", tmp_path / "tiny.safetensors"
+    status, out, err = run("export", "--architecture", "tiny", checkpoint)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{checkpoint}: ")
+    assert run("export", checkpoint, out_path)[0] == 0
+    assert read_header(out_path) == read_header(tiny_path)
 
 
 def test_prepare(run: Run, wav: Callable[..., Path], tmp_path: Path) -> None:

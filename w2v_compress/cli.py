@@ -1,5 +1,6 @@
 """The command line `w2v-compress`: one function a command, which imports what it needs, so that --help is quick."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -7,9 +8,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_options import (
+    BatchSizeOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    SubsetOption,
+    ThreadsOption,
+)
+from .cli_tables import tables
 from .console import megabytes, print_table, progress_bar
 from .errors import InputError
-from .runtime import Precision
 
 app = typer.Typer(
     name="w2v-compress",
@@ -18,14 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A .safetensors file written by `export`.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON too.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the computation; auto is what the file holds.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Threads; by default torch's choice.")]
-BatchSizeOption = Annotated[int, typer.Option(min=1, help="Utterances that the network takes at once.")]
-SubsetOption = Annotated[str, typer.Option(metavar="NAME", help="Which manifest of DATA.")]
+app.add_typer(tables, name="tables")
 
 
 def main() -> None:
@@ -87,8 +90,6 @@ def prepare(
     json_file: JsonOption = None,
 ) -> None:
     """Turn a corpus into fairseq manifests at 16 kHz; what is refused, and why, goes to rejected.tsv."""
-    import dataclasses
-
     from .data.prepare import prepare as run
     from .files import write_json
 
@@ -135,13 +136,14 @@ def train(context: typer.Context) -> None:
 @app.command()
 def export(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="[CHECKPOINT.pt] OUT.safetensors", help="The checkpoint, unless random.")
+        list[Path], typer.Argument(metavar="[CHECKPOINT.pt] OUT", help="The checkpoint, unless random; a model file.")
     ],
     dictionary: Annotated[
         Path | None, typer.Option("--dict", metavar="FILE", help="fairseq's dict.ltr.txt, or its folder.")
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Random weights of this architecture, to measure size and speed.")
+        str | None,
+        typer.Option(metavar="NAME", help="Random weights of this architecture; as OUT.pt, in stock fairseq's form."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
 ) -> None:
@@ -185,6 +187,16 @@ def info(model: ModelArgument, json_file: JsonOption = None) -> None:
 def quantize(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The int8 model file to write.")],
+    scheme: Annotated[
+        Literal["full", "paper"], typer.Option(help="All matrix products; or the Linear layers only, as the paper has.")
+    ] = "full",
+    keep: Annotated[
+        str, typer.Option(metavar="PARTS", help="Not in int8: names as --sensitivity prints them, joined by commas.")
+    ] = "",
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Show what int8 costs in each part.")] = False,
+    max_wer_increase: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Keep the fewest parts that hold it to X points; on DATA.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Manifest folder: also compare the WER before and after.")
     ] = None,
@@ -193,28 +205,29 @@ def quantize(
     json_file: JsonOption = None,
 ) -> None:
     """Write the model in int8."""
-    import dataclasses
-
-    from .evaluation.evaluate import evaluate as measure
-    from .evaluation.wer import compare
+    from .evaluation import sensitivity as report
     from .files import write_json
     from .runtime.model_file import quantize_file
-    from .runtime.recognizer import Recognizer
 
+    if max_wer_increase is not None and data is None:
+        raise typer.BadParameter("needs --data", param_hint="--max-wer-increase")
     utterances = _utterances(data, subset) if data else []
-    quantize_file(model, out)
+    material = report.Material.of(utterances, batch_size) if utterances else report.Material.noise()
+    kept = [part.strip() for part in keep.split(",") if part.strip()]
+    result: dict[str, Any] = {"scheme": scheme}
+    costs = _part_costs(model, scheme, material) if sensitivity or max_wer_increase is not None else []
+    if max_wer_increase is None:
+        quantize_file(model, out, scheme, kept)
+    else:
+        kept = report.quantize_within(model, out, scheme, material, max_wer_increase / 100, costs, kept)
+        print(f"kept from int8, to hold the WER within {max_wer_increase:g} points: {', '.join(kept) or 'nothing'}")
     before, after = model.stat().st_size, out.stat().st_size
-    result: dict[str, Any] = {"bytes_before": before, "bytes_after": after, "ratio": before / after}
+    result |= {"keep": kept, "bytes_before": before, "bytes_after": after, "ratio": before / after}
+    if costs:
+        result["sensitivity"] = [dataclasses.asdict(cost) for cost in costs]
     print(f"{megabytes(before)} -> {megabytes(after)}: {before / after:.2f} times smaller")
     if utterances:
-        reports = []
-        for path in (model, out):
-            with progress_bar(f"Evaluating {path.name}", len(utterances)) as advance:
-                reports.append(measure(Recognizer.load(path), utterances, batch_size, progress=advance))
-        difference = compare(reports[0].word_counts, reports[1].word_counts)
-        print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
-        result |= {"before": reports[0].to_dict(), "after": reports[1].to_dict()}
-        result["wer_difference"] = dataclasses.asdict(difference)
+        result |= _before_and_after(model, out, utterances, batch_size)
     if json_file:
         write_json(json_file, result)
 
@@ -329,6 +342,38 @@ def _utterances(data: Path, subset: str) -> Any:
     from .data.manifest import read_manifest
 
     return read_manifest(data, subset)
+
+
+def _part_costs(model: Path, scheme: str, material: Any) -> list[Any]:
+    """Measured and shown."""
+    from .evaluation.sensitivity import measure_parts
+
+    with progress_bar("Measuring parts", 1) as advance:
+        costs = measure_parts(model, scheme, material, lambda done, total: advance(done / total))
+    rows = [
+        [cost.part, f"{cost.parameters:,}", f"{cost.logit_error:.4f}"]
+        + ([] if cost.wer_increase is None else [f"{100 * cost.wer_increase:+.2f}"])
+        for cost in costs
+    ]
+    columns = ["part", "parameters", "logit error"] + ([] if material.texts is None else ["WER, points"])
+    print_table(f"int8 in one part only: {model}", columns, rows)
+    return costs
+
+
+def _before_and_after(model: Path, out: Path, utterances: Any, batch_size: int) -> dict[str, Any]:
+    """The WER of both files and their difference, shown and as JSON."""
+    from .evaluation.evaluate import evaluate as measure
+    from .evaluation.wer import compare
+    from .runtime.recognizer import Recognizer
+
+    reports = []
+    for path in (model, out):
+        with progress_bar(f"Evaluating {path.name}", len(utterances)) as advance:
+            reports.append(measure(Recognizer.load(path), utterances, batch_size, progress=advance))
+    difference = compare(reports[0].word_counts, reports[1].word_counts)
+    print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
+    before, after = (report.to_dict() for report in reports)
+    return {"before": before, "after": after, "wer_difference": dataclasses.asdict(difference)}
 
 
 def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
     """A bar on standard error where that is a terminal; yields the function that sets how many are done."""
     from rich.console import Console
     from rich.progress import Progress

@@ -11,10 +11,7 @@ remove the output folder.
 
 import argparse
 import dataclasses
-import re
-import subprocess
 import sys
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from w2v_compress.compat import user_dir
 from w2v_compress.data.manifest import Utterance, read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
@@ -35,6 +31,10 @@ from w2v_compress.runtime.model_file import describe_model, quantize_file
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+from common import file_name, markdown_table, percent, train  # noqa: E402
+
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
 UPDATES, QUICK_UPDATES = 800, 20
@@ -52,36 +52,19 @@ def say(text: str) -> None:
     console.print(f"[bold]{text}[/bold]")
 
 
-def file_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())
-
-
 def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
-    """Run fairseq-hydra-train with student.yaml; it goes on where it was interrupted. Returns the last checkpoint."""
-    folder = out / file_name(name)
-    command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
-    command += ["--config-name", "student", f"hydra.run.dir={folder}", f"common.user_dir={user_dir()}"]
-    command += [f"common.seed={SEED}", f"task.data={data}", f"checkpoint.save_dir={folder}"]
-    command += [f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
-    command += [f"optimization.max_update={updates}", *overrides]
-    folder.mkdir(parents=True, exist_ok=True)
+    """The last checkpoint of a training with student.yaml."""
+    paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
-    last_lines: deque[str] = deque(maxlen=20)
-    with (
-        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
-        open(folder / "log.txt", "a", encoding="utf-8") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-    ):
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task(f"Training: {name}", total=updates)
-        assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            last_lines.append(line)
-            if done := re.search(r'"num_updates": "(\d+)"', line):
-                progress.update(task, completed=int(done[1]))
-    if process.returncode:
-        raise InputError(f"training `{name}` failed; see {folder / 'log.txt'}. Its end:\n{''.join(last_lines)}")
-    return folder / "checkpoint_last.pt"
+        return train(
+            HERE / "student.yaml",
+            [f"common.seed={SEED}", *paths, *overrides],
+            out / file_name(name),
+            updates,
+            progress=lambda done: progress.update(task, completed=done),
+        )
 
 
 def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
@@ -149,10 +132,6 @@ def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
     }
 
 
-def percent(interval: dict[str, float] | Interval) -> str:
-    return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
-
-
 def cells(row: dict[str, Any]) -> list[str]:
     """One line of the table, under COLUMNS."""
     return [
@@ -172,12 +151,6 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*cells(row))
     Console(width=max(console.width, 120)).print(table)
-
-
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The table for README.md."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -247,7 +220,7 @@ def run(out: Path, updates: int, quick: bool) -> None:
     }
     write_json(out / "results.json", results)
     with replacing(out / "results.md") as temporary:
-        temporary.write_text(markdown_table(rows), encoding="utf-8")
+        temporary.write_text(markdown_table(COLUMNS, [cells(row) for row in rows]), encoding="utf-8")
     plot(rows, out / "results.png")
     print(f"\nresults: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")
 

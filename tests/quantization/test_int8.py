@@ -2,27 +2,34 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from w2v_compress.errors import InputError
-from w2v_compress.nn import AcousticModel, Architecture
+from w2v_compress.nn.encoder import WeightNormConvolution
+from w2v_compress.nn.feature_extractor import StridedConvolution
 from w2v_compress.quantization import int8
 
-ARCHITECTURE = Architecture(
-    conv_layers=((64, 10, 5), (64, 3, 2), (64, 2, 2)),
-    encoder_layers=2,
-    encoder_embed_dim=96,
-    encoder_ffn_embed_dim=192,
-    encoder_attention_heads=4,
-    conv_pos=16,
-    conv_pos_groups=4,
-)
+
+@pytest.fixture(params=["units", "no units"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compute; where the processor has no units for int8, only the one it has."""
+    if request.param == "units" and not int8.has_int8_units():
+        pytest.skip("this processor has no int8 units")
+    monkeypatch.setattr(int8, "has_int8_units", lambda: request.param == "units")
+    return str(request.param)
 
 
-def quantized_model(state: dict[str, torch.Tensor]) -> AcousticModel:
-    model = AcousticModel(ARCHITECTURE)
-    int8.apply(model, {"scheme": "int8"})
-    model.load_state_dict(int8.quantize_state(ARCHITECTURE, state), strict=True)
-    return model.eval()
+def filled(module: nn.Module, weight: Tensor) -> int8.Int8Module:
+    """The int8 counterpart of `module` with its values, `weight` being the weight that it computes with."""
+    substitute = int8.int8_module(module)
+    assert substitute is not None
+    integers, scale = int8.quantize_weight(weight.detach())
+    bias = {} if module.bias is None else {"bias": module.bias.detach()}
+    substitute.load_state_dict({"weight": integers, "weight_scale": scale} | bias)
+    return substitute
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
 
 
 def test_weights_are_within_half_a_step_of_the_original():
@@ -36,56 +43,74 @@ def test_weights_are_within_half_a_step_of_the_original():
     assert (error <= 0.501 * scale.view(7, 1, 1)).all()
 
 
+@pytest.mark.parametrize("shift", [-30.0, -1.0, 0.0, 1.0, 30.0])
+def test_activations_are_within_half_a_step_and_zero_is_exact(shift: float):
+    torch.manual_seed(1)
+    x = torch.randn(2000, 16) + shift
+    x[:, 0] = 0
+    x[7] = 0
+    integers, scale, zero = int8.quantize_activations(x)
+    restored = (integers - zero) * scale
+    assert ((restored - x).abs() <= 0.502 * scale).all()
+    assert (restored[:, 0] == 0).all()
+
+
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_equals_the_product_of_its_rounded_operands(bias):
+def test_linear_equals_the_product_of_its_rounded_operands(bias: bool, processor: str):
     """Against float64: the integer product itself must be exact."""
     torch.manual_seed(1)
-    linear = torch.nn.Linear(64, 48, bias=bias)
+    linear = nn.Linear(64, 48, bias=bias)
     x = torch.randn(3, 11, 64) * torch.logspace(-2, 2, 11).view(1, 11, 1)
     x[1] = x[1].abs()  # as after ReLU: all steps above 0
     x[2, 4] = 0
-    module = int8.Int8Linear(linear)
+    module = filled(linear, linear.weight)
     integers, scale = int8.quantize_weight(linear.weight.detach())
-    state = {"weight": integers, "weight_scale": scale} | ({"bias": linear.bias.detach()} if bias else {})
-    module.load_state_dict(state)
-    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
-    step = (high - low).clamp(min=1e-30) / 255
-    rounded = (x / step).round().double() * step.double()
-    assert (rounded - x).abs().max() <= 0.51 * step.max()
+    rounded = x.double()
+    if processor == "units":
+        steps, step, zero = int8.quantize_activations(x)
+        rounded = (steps.double() - zero) * step
     expected = rounded @ int8.dequantize_weight(integers, scale).double().T
     if bias:
         expected = expected + linear.bias.double()
-    tolerance = 0.02 * step.double() + 1e-5  # a value at either end may be rounded into the range
-    assert ((module(x).double() - expected).abs() <= tolerance + 1e-5 * expected.abs()).all()
+    torch.testing.assert_close(module(x).double(), expected, atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_network_stays_close_and_every_large_matrix_is_int8():
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 2), (3, 3), (2, 3)])
+def test_convolution(kernel: int, stride: int, processor: str):
     torch.manual_seed(1)
-    model = AcousticModel(ARCHITECTURE).eval()
-    audio = torch.randn(2, 16000)
-    lengths = torch.tensor([16000, 9000])
-    expected, frames = model(audio, lengths)
-    small = quantized_model(model.state_dict())
-    logits, small_frames = small(audio, lengths)
-    assert torch.equal(frames, small_frames)
-    error = (logits - expected)[0]
-    assert 0 < error.square().mean().sqrt() < 0.02 * expected[0].std() + 0.01
-    floating = {name for name, tensor in small.state_dict().items() if tensor.dim() > 1 and tensor.is_floating_point()}
-    assert floating == {"w2v_model.feature_extractor.conv_layers.0.0.weight"}
+    convolution = StridedConvolution(16, 24, kernel, stride, bias=True)
+    module = filled(convolution, convolution.weight)
+    x = torch.randn(2, 50, 16)
+    expected = convolution(x)
+    assert 0 < relative_error(module(x), expected) < 0.02
+    torch.testing.assert_close(module(x)[1], module(x[1:])[0])
 
 
-@torch.no_grad()
-def test_a_batch_gives_each_utterance_what_it_gets_alone():
+@pytest.mark.parametrize("kernel", [16, 7])
+def test_positional_convolution(kernel: int, processor: str):
     torch.manual_seed(1)
-    model = quantized_model(AcousticModel(ARCHITECTURE).state_dict())
-    audio = torch.randn(2, 16000)
-    audio[1, 7000:] = 0
-    logits, frames = model(audio, torch.tensor([16000, 7000]))
-    alone, _ = model(audio[1:, :7000])
-    torch.testing.assert_close(logits[1, : frames[1]], alone[0], atol=1e-2, rtol=1e-2)
+    convolution = WeightNormConvolution(32, kernel, 4)
+    module = filled(convolution, convolution.effective_weight())
+    x = torch.randn(2, 40, 32) * torch.tensor([1.0, 50.0]).view(2, 1, 1)
+    x[0, 25:] = 0  # padding
+    expected = convolution(x)
+    assert 0 < relative_error(module(x)[0], expected[0]) < 0.02
+    torch.testing.assert_close(module(x)[0, :25], module(x[:1, :25])[0])
 
 
-def test_unknown_scheme_is_named():
-    with pytest.raises(InputError, match="`scheme` is 'int3'; it must be 'int8'"):
-        int8.apply(AcousticModel(ARCHITECTURE), {"scheme": "int3"})
+def test_long_input_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    linear = nn.Linear(16, 8)
+    module = filled(linear, linear.weight)
+    x = torch.randn(1, 100, 16)
+    whole = module(x)
+    monkeypatch.setattr(int8, "ROWS_AT_ONCE", 7)
+    torch.testing.assert_close(module(x), whole)
+
+
+def test_output_has_the_precision_of_the_input(processor: str):
+    linear = nn.Linear(16, 8)
+    module = filled(linear, linear.weight)
+    x = torch.randn(1, 5, 16)
+    narrow = module(x.bfloat16())
+    assert narrow.dtype == torch.bfloat16
+    assert relative_error(narrow.float(), module(x)) < 0.02

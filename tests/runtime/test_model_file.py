@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from w2v_compress.errors import InputError
+from w2v_compress.quantization import int8
 from w2v_compress.runtime.model_file import (
     METADATA_KEY,
     ModelFile,
@@ -22,6 +26,7 @@ from w2v_compress.runtime.model_file import (
     read_model,
     write_model,
 )
+from w2v_compress.runtime.recognizer import Recognizer
 
 
 @pytest.fixture
@@ -165,11 +170,78 @@ def test_int8_file_is_smaller_and_computes_nearly_the_same(
         quantize_file(after, tmp_path / "again.safetensors")
 
 
+def test_file_of_version_0_1_0_loads(tiny_path: Path, tmp_path: Path) -> None:
+    """Its scheme was called `int8`, without `keep`."""
+    new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    quantize_file(tiny_path, new)
+    model = read_model(new)
+    assert model.header.quantization == {"scheme": "full", "keep": []}
+    write_model(old, ModelFile(dataclasses.replace(model.header, quantization={"scheme": "int8"}), model.state))
+    audio = torch.randn(1, 8000)
+    assert torch.equal(read_model(old).build()(audio)[0], model.build()(audio)[0])
+    with pytest.raises(InputError, match=r"old.safetensors: already quantized \(int8\)"):
+        quantize_file(old, tmp_path / "again.safetensors")
+
+
+def test_nothing_is_written_when_scheme_or_part_is_unknown(tiny_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(InputError, match="`scheme` is 'int3'; it must be one of full, paper"):
+        quantize_file(tiny_path, out, "int3")
+    with pytest.raises(InputError, match="`keep` names 'positional'; it must be one of projection, "):
+        quantize_file(tiny_path, out, "paper", ["positional"])
+    assert not out.exists()
+
+
+class FloatingMemory(TorchDispatchMode):
+    """The most bytes that results of floating type held at one time."""
+
+    held = 0
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.is_meta:
+                self._hold(tensor, tensor.numel() * tensor.element_size())
+        return result
+
+    def _hold(self, tensor: torch.Tensor, size: int) -> None:
+        self.held += size
+        self.most = max(self.most, self.held)
+        weakref.finalize(tensor, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.held -= size
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_int8_file_runs_without_its_weights_in_floating_point(
+    units: bool, tiny_model: Callable[..., ModelFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading and one frame: activations are small, so what is held would be weights. One module's may be."""
+    model = tiny_model(encoder_layers=12, encoder_embed_dim=128, encoder_ffn_embed_dim=512)
+    floating, path = tmp_path / "fp32.safetensors", tmp_path / "int8.safetensors"
+    write_model(floating, model)
+    quantize_file(floating, path)
+    if not units or int8.has_int8_units():
+        monkeypatch.setattr(int8, "has_int8_units", lambda: units)
+    whole = floating.stat().st_size
+    largest = 4 * max(tensor.numel() for tensor in model.state.values())
+    with FloatingMemory() as memory, torch.inference_mode():
+        recognizer = Recognizer.load(path)
+        recognizer.model(torch.randn(1, 400, dtype=recognizer.dtype))
+    assert 0 < memory.most < whole / 4
+    assert memory.most < 6 * largest
+    with FloatingMemory() as memory, torch.inference_mode():  # that this would be seen
+        Recognizer.load(floating, precision="bf16")
+    assert memory.most > whole / 3
+
+
 def test_description_counts_parameters_and_bytes(tiny_path: Path, tmp_path: Path) -> None:
-    int8 = tmp_path / "int8.safetensors"
-    quantize_file(tiny_path, int8)
+    quantized = tmp_path / "int8.safetensors"
+    quantize_file(tiny_path, quantized)
     count = sum(tensor.numel() for tensor in load_file(tiny_path).values())
-    for path, precision in ((tiny_path, "f32"), (int8, "int8")):
+    for path, precision in ((tiny_path, "f32"), (quantized, "int8")):
         description = describe_model(path)
         assert description["parameters"] == count
         assert description["bytes"] == path.stat().st_size

@@ -1,25 +1,39 @@
-"""int8 weights, one scale an output channel, in every matrix of the network but the first convolution.
+"""int8 counterparts of the network's modules: weights with one scale an output channel, and integer products.
 
-"Shrinking Bigfoot" (Peng et al. 2021, section 3) quantizes the Linear layers. Here the convolutions are stored in
-int8 too, which makes the file as small as int8 can. What runs as an integer product is the Linear layers, with a
-dynamic scale and zero point for each frame of their input; in the convolutions, quantizing the long input costs more
-than its product saves, so they widen their weight and compute in floating point. The first convolution (10 numbers a
-channel, which the group norm rescales for each utterance), norms and biases are not quantized.
+"Shrinking Bigfoot" (Peng et al. 2021, section 3) quantizes the Linear layers. Here the convolutions are products of
+integers too: in channels-last layout their windows are rows of a view of their input, so that one product serves
+both. docs/quantization.md has the measurements behind the choices.
+
+Where the processor has no int8 units a module widens its own weight for each call and computes in floating point, so
+that never more than one module's weight exists in floating point.
 """
 
-from typing import Any
+import functools
+import platform
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..nn import AcousticModel, Architecture
 from ..nn.encoder import WeightNormConvolution
 from ..nn.feature_extractor import StridedConvolution
 
-SCHEME = "int8"
 LARGEST = 127  # symmetric: without -128, a weight and its negative are equally exact
 TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero row from being zero
+ROWS_AT_ONCE = 1024  # bounds the memory of long inputs, and a piece stays in the cache
+
+
+@functools.cache
+def has_int8_units() -> bool:
+    """Whether the processor multiplies int8 exactly and fast, as x86 with VNNI or AMX does.
+
+    Older x86 adds pairs of products in 16 bits, which overflow, so one product that would tells them apart. Other
+    processors are taken to have none: torch may have only a plain loop there.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    largest = torch.full((32, 64), LARGEST, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.t()) == 64 * LARGEST**2).all())
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,79 +51,138 @@ def _over_channels(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-class Int8Linear(nn.Module):
-    """`nn.Linear` with an int8 weight: (..., in) -> (..., out), by an int8 x int8 -> int32 product.
+def quantize_activations(x: Tensor, dims: tuple[int, ...] = (-1,)) -> tuple[Tensor, Tensor, Tensor]:
+    """int8 of the same shape, and a scale and zero point for all that `dims` run over: x ~ (int8 - zero) * scale.
 
-    Each row of the input gets its own scale and zero point, from its smallest and largest value: a loud frame costs
-    a quiet one no precision, a batch gives each utterance what it gets alone, and what GELU gives, which is hardly
-    ever negative, uses all 256 steps.
+    From the smallest value to the largest, so that what GELU gives, hardly ever negative, uses all the steps; 0 is
+    always one of them.
     """
+    low, high = x.amin(dims, keepdim=True).clamp_(max=0), x.amax(dims, keepdim=True).clamp_(min=0)
+    scale = (high - low).div_(254).clamp_(min=TINY)  # a step is spare for the rounding of the zero point
+    factor = scale.reciprocal()
+    zero = (low * -factor).round_()
+    # Truncation after adding a half is rounding, as all is positive: two passes over x. The bit turns 0..255 to int8.
+    steps = torch.addcmul(zero + 0.5, x, factor).to(torch.uint8)
+    return steps.bitwise_xor_(128).view(torch.int8), scale, zero.sub_(128)
 
-    weight_sums: Tensor
+
+class Int8Module(nn.Module):
+    """A weight in int8 with its scales, `NAME.weight` and `NAME.weight_scale`, and what a product needs of them."""
+
+    matrix: Tensor
+    sums: Tensor
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros_like(weight, dtype=torch.int8), requires_grad=False)
+        self.weight_scale = nn.Parameter(weight.new_ones(len(weight)), requires_grad=False)
+        self.bias = bias
+        self._prepare()
+        self.register_load_state_dict_post_hook(Int8Module._prepare)
+
+    def _prepare(self, _incompatible: object = None) -> None:
+        matrix = self.as_matrix()
+        self.register_buffer("matrix", matrix, persistent=False)
+        # The zero point of an input adds zero * (sum of the weights) to each product.
+        self.register_buffer("sums", matrix.sum(-1, dtype=torch.int32).to(self.weight_scale.dtype), persistent=False)
+
+    def as_matrix(self) -> Tensor:
+        """The weight as it is multiplied with, (out, in)."""
+        return self.weight
+
+    def wide_weight(self) -> Tensor:
+        """The weight in floating point, in its own shape; for this call only."""
+        return dequantize_weight(self.weight, self.weight_scale)
+
+    @torch.no_grad()
+    def products(self, rows: Tensor) -> Tensor:
+        """(batch, rows, in) in any precision, rows that may overlap in memory -> (batch, rows, out) in the same
+
+        Each row has its own scale and zero point: a loud frame costs a quiet one no precision, and a batch gives
+        each utterance what it gets alone.
+        """
+        out = rows.new_empty(*rows.shape[:-1], len(self.matrix))
+        for windows, outputs in zip(rows, out, strict=True):
+            for part, place in zip(windows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
+                integers, scale, zero = quantize_activations(part.float())
+                product = torch.addr(torch._int_mm(integers, self.matrix.t()).float(), -zero.squeeze(1), self.sums)
+                product.mul_(scale)
+                if self.bias is None:
+                    torch.mul(product, self.weight_scale, out=place)
+                else:
+                    torch.addcmul(self.bias, product, self.weight_scale, out=place)
+        return out
+
+
+class Int8Linear(Int8Module):
+    """`nn.Linear` with an int8 weight: (..., in) -> (..., out)"""
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight = _integers_like(linear.weight)  # (out, in)
-        self.weight_scale = _scales_like(linear.weight)
-        self.bias = linear.bias
-        self.register_buffer("weight_sums", torch.zeros_like(linear.weight[:, 0]), persistent=False)  # (out,)
-        self.register_load_state_dict_post_hook(Int8Linear._sum_weights)
-
-    def _sum_weights(self, _incompatible: object) -> None:
-        self.weight_sums = self.weight.sum(1, dtype=torch.int32).to(self.weight_scale.dtype)
+        super().__init__(linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        low, high = rows.aminmax(dim=1, keepdim=True)
-        low, high = low.clamp(max=0), high.clamp(min=0)  # 0 is always a step
-        scale = (high - low).clamp(min=TINY) / 255
-        zero = (-128 - low / scale).round_()
-        integers = (rows / scale).round_().add_(zero).clamp_(-128, 127).to(torch.int8)
-        # The zero point adds zero * (sum of the weights) to each product.
-        product = torch.addr(torch._int_mm(integers, self.weight.t()).float(), -zero.squeeze(1), self.weight_sums)
-        out = product.mul_(scale)
-        out = out * self.weight_scale if self.bias is None else torch.addcmul(self.bias, out, self.weight_scale)
-        return out.view(*x.shape[:-1], -1).to(x.dtype)
+        if x.is_cpu and has_int8_units():
+            return self.products(x.reshape(1, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return F.linear(x.float(), self.wide_weight(), self.bias).to(x.dtype)
 
 
-class Int8Convolution(StridedConvolution):
-    """`StridedConvolution` that keeps its weight in int8."""
+class Int8Convolution(Int8Module):
+    """`StridedConvolution` with an int8 weight: (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)"""
 
     def __init__(self, convolution: StridedConvolution) -> None:
-        nn.Module.__init__(self)  # not the parent's, which would make weights
         self.kernel, self.stride = convolution.kernel, convolution.stride
-        self.weight = _integers_like(convolution.weight)  # (out, in, kernel)
-        self.weight_scale = _scales_like(convolution.weight)
-        self.bias = convolution.bias
+        super().__init__(convolution.weight, convolution.bias)  # (out, in, kernel)
 
-    def effective_weight(self) -> Tensor:
-        return dequantize_weight(self.weight, self.weight_scale)
+    def as_matrix(self) -> Tensor:
+        return self.weight.transpose(1, 2).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[2]
+        if x.is_cpu and has_int8_units():
+            return self.products(x.flatten(1).unfold(1, self.kernel * channels, self.stride * channels))
+        wide = F.conv1d(x.transpose(1, 2).float(), self.wide_weight(), self.bias, self.stride)
+        return wide.transpose(1, 2).to(x.dtype)
 
 
-class Int8PositionalConvolution(WeightNormConvolution):
-    """`WeightNormConvolution` that keeps its weight, the norm worked in, in int8."""
+class Int8PositionalConvolution(Int8Module):
+    """`WeightNormConvolution` with an int8 weight, the norm worked in: (batch, time, channels) -> the same
+
+    A window of 128 frames overlaps the next in all but one, so the input is quantized once, with a scale for each
+    utterance and group: frames that are zero, as padding is, do not change it.
+    """
 
     def __init__(self, convolution: WeightNormConvolution) -> None:
-        nn.Module.__init__(self)
         self.groups = convolution.groups
-        self.weight = _integers_like(convolution.weight_v)  # (channels, channels / groups, kernel)
-        self.weight_scale = _scales_like(convolution.weight_v)
-        self.bias = convolution.bias
+        super().__init__(convolution.weight_v, convolution.bias)  # (channels, channels / groups, kernel)
 
-    def effective_weight(self) -> Tensor:
-        return dequantize_weight(self.weight, self.weight_scale)
+    def as_matrix(self) -> Tensor:
+        """(groups, channels / groups, kernel * channels / groups)"""
+        return self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, width, kernel = self.weight.shape
+        before, after = kernel // 2, (kernel - 1) // 2
+        if not (x.is_cpu and has_int8_units()):
+            padded = F.pad(x.transpose(1, 2).float(), (before, after))
+            wide = F.conv1d(padded, self.wide_weight(), self.bias, groups=self.groups)
+            return wide.transpose(1, 2).to(x.dtype)
+        padded = F.pad(x.float(), (0, 0, before, after)).unflatten(2, (self.groups, width)).transpose(1, 2)
+        integers, scale, zero = quantize_activations(padded.contiguous(), (2, 3))  # (batch, groups, time, width)
+        out = x.new_empty(len(x), self.groups, x.shape[1], width, dtype=torch.int32)
+        for index, utterance in enumerate(integers):
+            for group, frames in enumerate(utterance):
+                windows = frames.flatten().unfold(0, kernel * width, width).contiguous()  # (time, kernel * width)
+                torch._int_mm(windows, self.matrix[group].t(), out=out[index, group])
+        product = (out - zero * self.sums.unsqueeze(1)).mul_(scale)
+        wide = product.transpose(1, 2).flatten(2) * self.weight_scale
+        return (wide if self.bias is None else wide + self.bias).to(x.dtype)
 
 
-def _integers_like(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(torch.zeros_like(weight, dtype=torch.int8), requires_grad=False)
+def int8_module(module: nn.Module) -> Int8Module | None:
+    """The int8 counterpart of `module`, without values; None when it has none.
 
-
-def _scales_like(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.new_ones(len(weight)), requires_grad=False)
-
-
-def _int8_module(module: nn.Module) -> nn.Module | None:
-    """The int8 counterpart of `module`; None when it stays as it is."""
+    The first convolution stays: its 10 numbers a channel are rescaled for each utterance by the group norm.
+    """
     if isinstance(module, nn.Linear):
         return Int8Linear(module)
     if isinstance(module, WeightNormConvolution):
@@ -117,34 +190,3 @@ def _int8_module(module: nn.Module) -> nn.Module | None:
     if isinstance(module, StridedConvolution) and module.weight.shape[1] > 1:
         return Int8Convolution(module)
     return None
-
-
-def apply(model: AcousticModel, quantization: dict[str, Any]) -> list[str]:
-    """Put int8 modules in place, without values: the model then takes the state dict of a quantized file.
-
-    Returns the names of the modules replaced. Raises `InputError` when the file's scheme is not ours.
-    """
-    if quantization.get("scheme") != SCHEME:
-        raise InputError(f"quantization: `scheme` is {quantization.get('scheme')!r}; it must be {SCHEME!r}")
-    replaced = []
-    for name, module in list(model.named_modules()):
-        substitute = _int8_module(module)
-        if substitute is not None:
-            model.set_submodule(name, substitute)
-            replaced.append(name)
-    return replaced
-
-
-def quantize_state(architecture: Architecture, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The float state dict with `NAME.weight` in int8 and `NAME.weight_scale` for every module `apply` replaces."""
-    with torch.device("meta"):
-        names = apply(AcousticModel(architecture), {"scheme": SCHEME})
-    quantized = dict(state)
-    for name in names:
-        if f"{name}.weight_g" in quantized:
-            gain, direction = quantized.pop(f"{name}.weight_g"), quantized.pop(f"{name}.weight_v")
-            weight = torch._weight_norm(direction.float(), gain.float(), 2)
-        else:
-            weight = quantized[f"{name}.weight"].float()
-        quantized[f"{name}.weight"], quantized[f"{name}.weight_scale"] = quantize_weight(weight)
-    return quantized

@@ -6,7 +6,7 @@ before it agrees with the tensors that are there: the network is first built wit
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..files import replacing
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture
 from ..nn.feature_extractor import GroupNormStatistics
-from ..quantization import int8
+from ..quantization import scheme as quantization_scheme
 
 METADATA_KEY = "w2v_compress"
 FORMAT_VERSION = 1
@@ -154,13 +154,20 @@ def write_model(path: Path, model: ModelFile) -> None:
             raise InputError(f"{path}: cannot be written: {error}") from None
 
 
-def quantize_file(path: Path, out: Path) -> None:
-    """Write the model in `path` in int8 at `out`. Raises `InputError` when it is int8 already."""
-    model = read_model(path)
-    if model.header.quantization is not None:
-        raise InputError(f"{path}: already quantized ({model.header.quantization['scheme']})")
-    header = dataclasses.replace(model.header, quantization={"scheme": int8.SCHEME})
-    write_model(out, ModelFile(header, int8.quantize_state(header.architecture, model.state)))
+def quantize_file(path: Path, out: Path, scheme: str = "full", keep: Sequence[str] = ()) -> None:
+    """Write the model in `path` in int8 at `out`: `quantization.scheme` has the schemes and the parts to keep.
+
+    Tensors are read and quantized one at a time. Raises `InputError` when the model is int8 already, the scheme or a
+    part is unknown.
+    """
+    with _opened(path) as file:
+        header = _header(path, file)
+        if header.quantization is not None:
+            raise InputError(f"{path}: already quantized ({header.quantization['scheme']})")
+        _check_file(path, file, header)
+        quantization = {"scheme": scheme, "keep": list(keep)}
+        state = quantization_scheme.quantize_state(header.architecture, set(file.keys()), file.get_tensor, quantization)
+    write_model(out, ModelFile(dataclasses.replace(header, quantization=quantization), state))
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -168,18 +175,14 @@ def describe_model(path: Path) -> dict[str, Any]:
     with _opened(path) as file:
         header = _header(path, file)
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        shapes = {name: part.get_shape() for name, part in slices.items()}
+        _check_file(path, file, header)
         types = {part.get_dtype() for part in slices.values()}
-    try:
-        _check_shapes(_skeleton(header, len(shapes)), shapes)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    network = _skeleton(dataclasses.replace(header, quantization=None), len(shapes))
+    network = _skeleton(dataclasses.replace(header, quantization=None), len(slices))
     return {
         **json.loads(header.to_json()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "bytes": Path(path).stat().st_size,
-        "precision": header.quantization["scheme"] if header.quantization else "/".join(sorted(types)).lower(),
+        "precision": "int8" if header.quantization else "/".join(sorted(types)).lower(),
     }
 
 
@@ -204,6 +207,15 @@ def _header(path: Path, file: Any) -> Header:
         raise InputError(f"{path}: {error}") from None
 
 
+def _check_file(path: Path, file: Any, header: Header) -> None:
+    """The tensors' names and shapes against the header, without reading them."""
+    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    try:
+        _check_shapes(_skeleton(header, len(shapes)), shapes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 def _skeleton(header: Header, tensors: int, group_norm_statistics: GroupNormStatistics = "valid") -> AcousticModel:
     """The network of a file of so many tensors without memory, with the modules of its quantization in place."""
     architecture = header.architecture
@@ -218,7 +230,7 @@ def _skeleton(header: Header, tensors: int, group_norm_statistics: GroupNormStat
         with torch.device("meta"):
             model = AcousticModel(architecture, group_norm_statistics=group_norm_statistics)
             if header.quantization is not None:
-                int8.apply(model, header.quantization)
+                quantization_scheme.apply(model, header.quantization)
     except (RuntimeError, TypeError, OverflowError, MemoryError):
         raise InputError("architecture: such sizes are impossible") from None
     return model

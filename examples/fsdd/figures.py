@@ -1,0 +1,145 @@
+"""From word errors by seed and string to the figures, tables and plot of the example."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import markdown_table
+
+from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate
+from w2v_compress.files import replacing
+
+Model = tuple[str, int, str]
+"""Recipe, layers, precision."""
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
+MOST_SEEDS = len(T_975) + 1
+BOOTSTRAP_SEED = 1
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """The mean and its 95% t-interval, whose ends say what other seeds would give; two values at least."""
+    mean = statistics.fmean(values)
+    reach = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"value": mean, "low": mean - reach, "high": mean + reach}
+
+
+def pooled(runs: Sequence[ErrorCounts]) -> ErrorCounts:
+    """The runs of all seeds as one: resampling its strings resamples them for every seed alike."""
+    return ErrorCounts(np.sum([run.errors for run in runs], axis=0), np.sum([run.lengths for run in runs], axis=0))
+
+
+def rates(runs: Sequence[ErrorCounts]) -> dict[str, Any]:
+    """WER by seed, and its mean with the interval over seeds (None for a single one) and over strings."""
+    by_seed = [run.rate for run in runs]
+    return {
+        "by_seed": by_seed,
+        "over_seeds": over_seeds(by_seed) if len(runs) > 1 else None,
+        "over_strings": asdict(error_rate(pooled(runs), seed=BOOTSTRAP_SEED)),
+    }
+
+
+def difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> dict[str, Any]:
+    """WER of `second` minus that of `first`, seed by seed and string by string."""
+    by_seed = [run.rate - other.rate for other, run in zip(first, second, strict=True)]
+    return {
+        "by_seed": by_seed,
+        "over_seeds": over_seeds(by_seed) if len(by_seed) > 1 else None,
+        "over_strings": asdict(compare(pooled(first), pooled(second), seed=BOOTSTRAP_SEED)),
+    }
+
+
+def summarise(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[str, str]) -> dict[str, Any]:
+    """WER of every model; what the teacher gains over the `baselines` of recipes; what int8 costs."""
+    models, gains, costs = [], [], []
+    for (recipe, layers, precision), runs in counts.items():
+        model = {"recipe": recipe, "layers": layers, "precision": precision}
+        models.append(model | {"wer": rates(runs)})
+        if precision != "fp32":
+            costs.append(model | {"wer": difference(counts[recipe, layers, "fp32"], runs)})
+        elif recipe in baselines:
+            gains.append(model | {"wer": difference(counts[baselines[recipe], layers, precision], runs)})
+    return {"models": models, "distilled_minus_baseline": gains, "int8_minus_fp32": costs}
+
+
+def _points(interval: Mapping[str, float] | None, digits: int = 2) -> tuple[str, str]:
+    """A mean and its interval in per cent, each as text."""
+    if interval is None:
+        return "", "one model"
+    value, low, high = (f"{100 * interval[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return value, f"[{low}, {high}]"
+
+
+def _wer_cells(wer: Mapping[str, Any]) -> list[str]:
+    mean, over_strings = _points(wer["over_strings"])
+    return [mean, _points(wer["over_seeds"])[1], over_strings]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables: WER, differences, costs. All WER in per cent, all differences in points."""
+    intervals = ["mean", "over seeds", "over strings"]
+    int8 = {
+        (row["recipe"], row["layers"], row["precision"]): row["wer"]["over_strings"]
+        for row in results["int8_minus_fp32"]
+    }
+    wer_rows = []
+    for row in results["models"]:
+        extra = int8.get((row["recipe"], row["layers"], row["precision"]))
+        delta = " ".join(_points(extra)) if extra else ""
+        wer_rows.append([str(row["layers"]), row["recipe"], row["precision"], *_wer_cells(row["wer"]), delta])
+    gain_rows = [
+        [str(row["layers"]), row["recipe"], *_wer_cells(row["wer"])] for row in results["distilled_minus_baseline"]
+    ]
+    cost_rows = [
+        [
+            str(row["layers"]),
+            row["precision"],
+            f"{row['parameters'] / 1e6:.2f}M",
+            f"{row['bytes'] / 1e6:.2f}",
+            f"{row['milliseconds_per_second']:.1f}",
+        ]
+        for row in results["costs"]
+    ]
+    wer_columns = ["layers", "recipe", "precision", *(f"WER, {name}" for name in intervals), "minus fp32"]
+    return "\n".join(
+        [
+            markdown_table(["layers", "recipe", *(f"minus no teacher, {name}" for name in intervals)], gain_rows),
+            markdown_table(wer_columns, wer_rows),
+            markdown_table(["layers", "precision", "params", "MB", "ms per s of audio"], cost_rows),
+        ]
+    )
+
+
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """WER of the fp32 models by recipe and layers, one dot a seed, with the interval over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [row for row in results["models"] if row["precision"] == "fp32"]
+    depths = sorted({row["layers"] for row in shown if row["wer"]["over_seeds"]}, reverse=True)
+    figure, axes = pyplot.subplots(1, len(depths), figsize=(10, 4), layout="constrained", squeeze=False)
+    (teacher,) = (row["wer"]["by_seed"][0] for row in shown if row["recipe"] == "teacher")
+    for axis, layers in zip(axes[0], depths, strict=True):
+        rows = [row for row in shown if row["layers"] == layers]
+        for place, row in enumerate(rows):
+            by_seed, mean = row["wer"]["by_seed"], row["wer"]["over_seeds"]
+            reach = 100 * (mean["high"] - mean["value"])
+            axis.errorbar([place], [100 * mean["value"]], yerr=[reach], fmt="s", capsize=5, color="black")
+            axis.plot([place + 0.15] * len(by_seed), [100 * rate for rate in by_seed], "o", color="tab:blue", alpha=0.6)
+        axis.axhline(100 * teacher, linestyle=":", color="gray", label="teacher, 24 layers")
+        axis.set_xticks(range(len(rows)), [row["recipe"].replace(", ", ",\n") for row in rows])
+        axis.set_title(f"{layers} layers")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3, axis="y")
+    axes[0][0].set_ylabel("WER, %")
+    axes[0][-1].legend(fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    pyplot.close(figure)

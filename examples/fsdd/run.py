@@ -1,0 +1,361 @@
+"""Connected digits: a chain of students of a deep teacher, with and without the teacher, int8, several seeds.
+
+    python examples/fsdd/run.py FSDD_FOLDER            # about an hour on 2 cores; see README.md
+    python examples/fsdd/run.py FSDD_FOLDER --quick    # a few minutes: every step, nothing learnt
+
+FSDD_FOLDER is a checkout of the Free Spoken Digit Dataset. What is done is not done again, and a training that was
+interrupted goes on: to start afresh, remove the output folder.
+"""
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from w2v_compress.data.corpora import read_fsdd
+from w2v_compress.data.manifest import read_manifest
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.wer import ErrorCounts
+from w2v_compress.files import replacing, write_json
+from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.runtime.model_file import describe_model, quantize_file
+from w2v_compress.runtime.recognizer import Recognizer
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+from common import file_name, train  # noqa: E402
+from figures import MOST_SEEDS, markdown, plot, summarise  # noqa: E402
+
+DATA_SEED = 1
+TIMED_STRINGS = 8
+CTC_ALONE = ["criterion.kl_weight=0", "criterion.ctc_weight=1"]
+MASKED = ["model.apply_mask=true"]
+PLUS = [*MASKED, "criterion.temperature=2", "criterion.ctc_weight=1", "criterion.hidden_weight=1"]
+RECIPES = {
+    "paper": [],
+    "paper, no teacher": CTC_ALONE,
+    "plus": PLUS,
+    "plus, no teacher": [*MASKED, *CTC_ALONE],
+}
+"""What each recipe changes in student.yaml. Without a teacher: the same start, batches, masks and updates."""
+BASELINES = {"paper": "paper, no teacher", "plus": "plus, no teacher"}
+DEPTHS = (12, 4)
+"""Layers of the students; each starts from the model before it, the first from the teacher."""
+SCHEMES = {"teacher": ("full", "paper")}
+"""int8 schemes of a model, ("full",) unless said."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long everything trains, and how much it is measured on."""
+
+    strings: int
+    """Strings of three to seven digits, over all splits; as many of one or two."""
+    teacher_updates: tuple[int, int]
+    """On the short strings, then on the long ones."""
+    student_updates: int
+    """Of each student."""
+    teacher_overrides: tuple[str, ...] = ()
+
+
+FULL = Size(5400, (1000, 1500), 300)
+TINY = ("embed_dim=32", "ffn_embed_dim=32")
+QUICK = Size(90, (5, 5), 5, tuple(f"model.w2v_args.model.encoder_{shape}" for shape in TINY))
+
+console = Console()
+
+
+def say(text: str) -> None:
+    console.print(f"[bold]{text}[/bold]")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output folder and what is made in it."""
+
+    out: Path
+    size: Size
+    seeds: tuple[int, ...]
+
+    @property
+    def data(self) -> Path:
+        return self.out / "data"
+
+    @property
+    def teacher(self) -> Path:
+        return self.out / "teacher.safetensors"
+
+    def student(self, recipe: str, layers: int, seed: int) -> Path:
+        return self.out / f"{file_name(f'{recipe} {layers} layers seed {seed}')}.safetensors"
+
+    def models(self) -> dict[tuple[str, int], list[Path]]:
+        """The files of each (recipe, layers), one a seed; the teacher is ("teacher", 24) and has one."""
+        students = itertools.product(RECIPES, DEPTHS)
+        return {("teacher", 24): [self.teacher]} | {
+            (recipe, layers): [self.student(recipe, layers, seed) for seed in self.seeds] for recipe, layers in students
+        }
+
+
+def quantized(model: Path, scheme: str) -> Path:
+    """Where the int8 file of `model` is."""
+    return model.with_name(f"{model.stem}-int8-{scheme}.safetensors")
+
+
+def prepare_strings(source: Path, run: Run) -> None:
+    """Strings of digits in `data` and, of one or two, in `short`, from recordings in three splits.
+
+    `dev` is the corpus's. From its `train`, recordings 45 to 49 of each digit and speaker become `valid`, on which
+    the recipes were chosen; no model is trained on them. The corpus's `test`, if it is there, is left out.
+    """
+    listing = run.out / "recordings"
+    listing.mkdir(parents=True, exist_ok=True)
+    with replacing(listing / "utterances.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "text", "split", "speaker"])
+        for recording in read_fsdd(source):
+            path = recording.parts[0].resolve()
+            held_out = recording.split == "train" and re.search(r"_4[5-9]$", path.stem)
+            if recording.split in ("train", "dev"):
+                rows.writerow([path, recording.text, "valid" if held_out else recording.split, recording.speaker])
+    for folder, join in (("short", "1:2"), ("data", "3:7")):
+        out, count = run.out / folder, run.size.strings
+        print(prepare("fsdd", listing, out, join=join, join_count=count, seed=DATA_SEED).closing_line())
+
+
+def train_teacher(run: Run) -> None:
+    short_updates, updates = run.size.teacher_updates
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+
+        def stage(name: str, data: str, updates: int, overrides: list[str]) -> Path:
+            task = progress.add_task(f"Training: {name}", total=updates)
+            settings = [f"task.data={run.out / data}", *run.size.teacher_overrides, *overrides]
+            return train(
+                HERE / "teacher.yaml",
+                settings,
+                run.out / file_name(name),
+                updates,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+
+        fast = ["lr_scheduler.phase_ratio=[0.25,0.5,0.25]", "dataset.max_tokens=160000"]
+        first = stage("teacher, short strings", "short", short_updates, fast)
+        masked = [*MASKED, "model.layerdrop=0.1", f"checkpoint.finetune_from_model={first}"]
+        export_checkpoint(stage("teacher", "data", updates, masked), run.teacher)
+
+
+def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
+    """The students of one recipe and seed, each from the one before."""
+    init = run.teacher
+    for layers in DEPTHS:
+        student = run.student(recipe, layers, seed)
+        if not student.exists():
+            name = f"{recipe}, {layers} layers, seed {seed}"
+            task = progress.add_task(f"Training: {name}", total=run.size.student_updates)
+            settings = [f"common.seed={seed}", f"task.data={run.data}", f"model.encoder_layers={layers}"]
+            settings += [f"model.init_checkpoint={init}", f"criterion.teacher_checkpoint={run.teacher}"]
+            checkpoint = train(
+                HERE / "student.yaml",
+                [*settings, *RECIPES[recipe]],
+                run.out / "training" / student.stem,
+                run.size.student_updates,
+                threads=1,
+                progress=lambda done, row=task: progress.update(row, completed=done),
+            )
+            export_checkpoint(checkpoint, student)
+            progress.update(task, completed=run.size.student_updates)
+        init = student
+
+
+def train_students(run: Run) -> None:
+    """All chains, one a core: so small a model gains little from a second thread."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+    chains = list(itertools.product(run.seeds, RECIPES))
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+        ThreadPoolExecutor(max_workers=cores()) as pool,
+    ):
+        trained = [pool.submit(train_chain, run, recipe, seed, progress) for seed, recipe in chains]
+        try:
+            for chain in trained:
+                chain.result()
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_errors(model: Path, data: Path, subset: str) -> ErrorCounts:
+    """Word errors of `model` by string of `subset`; kept beside the model, since the same file gives the same."""
+    kept = model.with_name(f"{model.stem}.{subset}.json")
+    if not kept.exists():
+        torch.set_num_threads(1)
+        counts = evaluate(Recognizer.load(model), read_manifest(data, subset)).word_counts
+        write_json(kept, {"errors": counts.errors.tolist(), "words": counts.lengths.tolist()})
+    read = json.loads(kept.read_text(encoding="utf-8"))
+    return ErrorCounts(np.array(read["errors"]), np.array(read["words"]))
+
+
+def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCounts]]:
+    """The errors of the files of each (recipe, layers, precision); int8 files are made here."""
+    files = {(*model, "fp32"): paths for model, paths in run.models().items()}
+    for (recipe, layers), paths in run.models().items():
+        for scheme in SCHEMES.get(recipe, ("full",)):
+            files[recipe, layers, f"int8 {scheme}"] = [quantized(path, scheme) for path in paths]
+            for path in paths:
+                if not quantized(path, scheme).exists():
+                    quantize_file(path, quantized(path, scheme), scheme=scheme)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
+        counts = {
+            key: [pool.submit(count_errors, path, run.data, subset) for path in paths] for key, paths in files.items()
+        }
+        return {key: [count.result() for count in of_seeds] for key, of_seeds in counts.items()}
+
+
+def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
+    """Size and time of each depth and precision: recipes and seeds share them, so one file stands for all."""
+    files = {}
+    for recipe, layers in [("teacher", 24), *itertools.product(list(RECIPES)[:1], DEPTHS)]:
+        path = run.models()[recipe, layers][0]
+        files[layers, "fp32"] = path
+        files |= {(layers, f"int8 {scheme}"): quantized(path, scheme) for scheme in SCHEMES.get(recipe, ("full",))}
+    strings = read_manifest(run.data, subset)[:TIMED_STRINGS]
+    paths, seconds = [string.path for string in strings], sum(string.seconds for string in strings)
+    say(f"Timing: {len(paths)} strings of {seconds:.0f} s one by one, in turns, median of 9")
+    recognizers = {key: Recognizer.load(path) for key, path in files.items()}
+    latency = interleaved_latency(
+        {
+            str(key): lambda run=recognizer: run.transcribe(paths, batch_size=1)  # type: ignore[misc]
+            for key, recognizer in recognizers.items()
+        }
+    )
+    costs = []
+    for (layers, precision), path in files.items():
+        description = describe_model(path)
+        row = {"layers": layers, "precision": precision, "parameters": description["parameters"]}
+        row |= {"bytes": description["bytes"]}
+        costs.append(row | {"milliseconds_per_second": latency[str((layers, precision))] / seconds})
+    return costs
+
+
+def check_settings(run: Run, source: Path) -> None:
+    """Raise `InputError` when the output folder holds a run with other settings: its files would be taken for ours."""
+    settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size), "recipes": RECIPES}
+    settings |= {
+        name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("teacher.yaml", "student.yaml")
+    }
+    settings = json.loads(json.dumps(settings))  # as they are read back
+    kept = run.out / "settings.json"
+    if kept.exists() and (earlier := json.loads(kept.read_text(encoding="utf-8"))) != settings:
+        changed = ", ".join(name for name in settings if settings[name] != earlier.get(name))
+        raise InputError(f"{run.out}: holds a run with another {changed}; choose another --out")
+    write_json(kept, settings)
+
+
+@contextmanager
+def timed(run: Run, step: str) -> Iterator[None]:
+    """Adds the seconds of a step, also an interrupted one, to those of earlier calls."""
+    kept, start = run.out / "seconds.json", time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        seconds[step] = round(seconds.get(step, 0) + time.monotonic() - start, 1)
+        write_json(kept, seconds)
+
+
+def run_all(run: Run, source: Path, subset: str, command: str) -> None:
+    """Every step that is not done, then the figures."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    check_settings(run, source)
+    if not (run.data / "train.tsv").exists():
+        say("Joining recordings to strings")
+        with timed(run, "preparation"):
+            prepare_strings(source, run)
+    if not run.teacher.exists():
+        with timed(run, "teacher"):
+            train_teacher(run)
+    with timed(run, "students"):
+        train_students(run)
+    say(f"Quantizing, and measuring on {subset}")
+    with timed(run, "evaluation"):
+        counts = measure(run, subset)
+        costs = measure_costs(run, subset)
+    strings = read_manifest(run.data, subset)
+    results = {
+        "command": command,
+        "subset": subset,
+        "strings": len(strings),
+        "words": sum(len(string.text.split()) for string in strings),
+        "recordings": count_recordings(run, subset),
+        "seeds": list(run.seeds),
+        "data_seed": DATA_SEED,
+        "teacher_updates": list(run.size.teacher_updates),
+        "student_updates": run.size.student_updates,
+        "machine": describe_machine(),
+        "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
+        **summarise(counts, BASELINES),
+        "costs": costs,
+    }
+    write_json(run.out / "results.json", results)
+    with replacing(run.out / "results.md") as temporary:
+        temporary.write_text(markdown(results), encoding="utf-8")
+    plot(results, run.out / "results.png")
+    print(markdown(results))
+    print(f"results: {run.out / 'results.json'}, {run.out / 'results.png'}; models: {run.out}/*.safetensors")
+
+
+def count_recordings(run: Run, subset: str) -> int:
+    """How many recordings the strings of `subset` are made of."""
+    with open(run.out / "recordings" / "utterances.csv", encoding="utf-8", newline="") as file:
+        return sum(row["split"] == subset for row in csv.DictReader(file))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path, metavar="FSDD_FOLDER")
+    parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"two to {MOST_SEEDS}")
+    parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on")
+    args = parser.parse_args()
+    seeds = tuple(dict.fromkeys(args.seeds))
+    if not 2 <= len(seeds) <= MOST_SEEDS:
+        parser.error(f"--seeds: {len(seeds)} different ones; it must be two to {MOST_SEEDS}, for an interval over them")
+    out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
+    command = "python examples/fsdd/run.py FSDD_FOLDER" + (" --quick" if args.quick else "")
+    command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
+    try:
+        run_all(Run(out, QUICK if args.quick else FULL, seeds), args.corpus, args.subset, command)
+    except InputError as error:
+        sys.exit(f"fsdd: {error}")
+
+
+if __name__ == "__main__":
+    main()

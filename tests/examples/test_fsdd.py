@@ -1,0 +1,198 @@
+"""Connected digits: splits stay apart, chains start where they should, the figures are what they say."""
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from w2v_compress.criterions.ctc_distillation import CtcDistillationConfig
+from w2v_compress.data.manifest import read_manifest
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.wer import ErrorCounts
+from w2v_compress.models.student_ctc import StudentCtcConfig
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FSDD = EXAMPLES / "fsdd"
+RESULTS = FSDD / "results"
+
+
+@pytest.fixture
+def example(monkeypatch) -> ModuleType:
+    """examples/fsdd/run.py, without running it."""
+    monkeypatch.setattr(sys, "path", [str(FSDD), str(EXAMPLES), *sys.path])
+    spec = importlib.util.spec_from_file_location("fsdd_run", FSDD / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fsdd_run", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def figures(example) -> ModuleType:
+    return sys.modules["figures"]
+
+
+@pytest.fixture
+def run(example, tmp_path):
+    return example.Run(tmp_path / "out", example.QUICK, (1, 2))
+
+
+def counts(errors: list[int], words: int = 10) -> ErrorCounts:
+    return ErrorCounts(np.array(errors), np.full(len(errors), words))
+
+
+def test_strings_of_each_split_are_made_of_its_own_recordings(example, run, tmp_path):
+    """Every recording swings at its own level, so the audio of a string tells what it is made of."""
+    levels = {}
+    (tmp_path / "fsdd" / "recordings").mkdir(parents=True)
+    for number, (speaker, index) in enumerate((s, i) for s in ("ann", "bob") for i in (0, 4, 5, 9, 10, 44, 45, 49)):
+        levels[speaker, index] = 0.05 * (number + 1)
+        path = tmp_path / "fsdd" / "recordings" / f"3_{speaker}_{index}.wav"
+        soundfile.write(path, levels[speaker, index] * np.resize([1, -1], 1600), 16000, subtype="PCM_16")
+    example.prepare_strings(tmp_path / "fsdd", run)
+    allowed = {"train": (10, 44), "valid": (45, 49), "dev": (5, 9)}
+    for folder, lengths in (("data", range(3, 8)), ("short", range(1, 3))):
+        assert not (run.out / folder / "test.tsv").exists()
+        for split, indices in allowed.items():
+            for string in read_manifest(run.out / folder, split):
+                samples = soundfile.read(string.path)[0]
+                heard = {round(float(level), 2) for level in np.abs(samples) if level > 0.01}
+                speakers = [
+                    {level for (who, i), level in levels.items() if who == speaker and i in indices}
+                    for speaker in ("ann", "bob")
+                ]
+                assert any(heard <= {round(level, 2) for level in own} for own in speakers)
+                assert len(string.text.split()) in lengths
+    assert example.count_recordings(run, "valid") == 4
+
+
+def test_chain_starts_from_the_model_before_and_learns_from_the_teacher(example, run, monkeypatch):
+    run.out.mkdir()
+    trained = []
+
+    def fake_train(config, overrides, folder, updates, **_):
+        trained.append(dict(override.split("=", 1) for override in overrides))
+        return folder
+
+    monkeypatch.setattr(example, "train", fake_train)
+    monkeypatch.setattr(example, "export_checkpoint", lambda checkpoint, out: out.touch())
+    example.train_students(run)
+    assert len(trained) == len(example.RECIPES) * len(run.seeds) * 2
+    assert {settings["criterion.teacher_checkpoint"] for settings in trained} == {str(run.teacher)}
+    starts = {(s["model.encoder_layers"], s["common.seed"], s["model.init_checkpoint"]) for s in trained}
+    for recipe in example.RECIPES:
+        for seed in run.seeds:
+            assert ("12", str(seed), str(run.teacher)) in starts
+            assert ("4", str(seed), str(run.student(recipe, 12, seed))) in starts
+    assert all(path.exists() for paths in run.models().values() for path in paths if path != run.teacher)
+
+    trained.clear()
+    run.student("plus", 4, 2).unlink()
+    example.train_students(run)
+    assert [settings["model.init_checkpoint"] for settings in trained] == [str(run.student("plus", 12, 2))]
+
+
+def test_baselines_differ_from_their_recipes_in_the_loss_alone(example):
+    assert set(example.BASELINES) | set(example.BASELINES.values()) == set(example.RECIPES)
+    student = yaml.safe_load((FSDD / "student.yaml").read_text(encoding="utf-8"))
+    for recipe, baseline in example.BASELINES.items():
+        settings = {
+            name: dict(override.split("=", 1) for override in example.RECIPES[name]) for name in (recipe, baseline)
+        }
+        without_loss = [
+            {field: value for field, value in of.items() if not field.startswith("criterion.")}
+            for of in settings.values()
+        ]
+        assert without_loss[0] == without_loss[1]
+        loss = student["criterion"] | {
+            field.removeprefix("criterion."): yaml.safe_load(value) for field, value in settings[baseline].items()
+        }
+        from_teacher = [loss.get(f"{term}_weight", 0) for term in ("kl", "cosine", "hidden")]
+        assert from_teacher == [0, 0, 0]
+        assert loss["ctc_weight"] > 0
+
+
+def test_settings_are_known_to_model_and_criterion(example):
+    """And what recipes override stands in student.yaml: hydra refuses other names."""
+    known = {"criterion": CtcDistillationConfig, "model": StudentCtcConfig}
+    student = yaml.safe_load((FSDD / "student.yaml").read_text(encoding="utf-8"))
+    for group, config in known.items():
+        assert set(student[group]) - {"_name"} <= {field.name for field in dataclasses.fields(config)}
+    for override in itertools.chain(*example.RECIPES.values()):
+        group, field = override.split("=")[0].split(".")
+        assert field in student[group]
+
+
+def test_a_folder_of_other_settings_is_refused(example, run, tmp_path):
+    run.out.mkdir()
+    example.check_settings(run, tmp_path)
+    example.check_settings(dataclasses.replace(run, seeds=(1, 2, 3)), tmp_path)
+    other = dataclasses.replace(run, size=dataclasses.replace(run.size, student_updates=6))
+    with pytest.raises(InputError, match="another student_updates; choose another --out"):
+        example.check_settings(other, tmp_path)
+
+
+def test_seconds_of_interrupted_steps_add_up(example, run):
+    run.out.mkdir()
+    with pytest.raises(InputError), example.timed(run, "teacher"):
+        raise InputError("interrupted")
+    with example.timed(run, "teacher"), example.timed(run, "students"):
+        pass
+    assert set(json.loads((run.out / "seconds.json").read_text(encoding="utf-8"))) == {"teacher", "students"}
+
+
+def test_interval_over_seeds_is_students(figures):
+    interval = figures.over_seeds([0.1, 0.2, 0.3])
+    assert interval["value"] == pytest.approx(0.2)
+    assert interval["high"] - interval["value"] == pytest.approx(4.303 * 0.1 / math.sqrt(3))
+    assert figures.over_seeds([0.1, 0.3])["low"] == pytest.approx(0.2 - 12.706 * math.sqrt(0.02) / math.sqrt(2))
+
+
+def test_differences_are_paired_by_seed_and_string(figures):
+    """A student that is one word worse on every string, for seeds and strings that differ far more than that."""
+    hard = [counts([0, 4, 8, 2]), counts([5, 1, 9, 0])]
+    harder = [ErrorCounts(run.errors + 1, run.lengths) for run in hard]
+    gain = figures.difference(harder, hard)
+    for interval in (gain["over_seeds"], gain["over_strings"]):
+        assert interval == pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1})
+
+
+def test_summary_names_what_is_compared(figures):
+    taught, alone = [counts([1, 1]), counts([1, 3])], [counts([3, 3]), counts([3, 5])]
+    summary = figures.summarise(
+        {
+            ("teacher", 24, "fp32"): [counts([1, 0])],
+            ("teacher", 24, "int8 full"): [counts([1, 1])],
+            ("paper", 4, "fp32"): taught,
+            ("paper, no teacher", 4, "fp32"): alone,
+        },
+        {"paper": "paper, no teacher"},
+    )
+    (gain,) = summary["distilled_minus_baseline"]
+    assert (gain["recipe"], gain["layers"]) == ("paper", 4)
+    assert gain["wer"]["over_strings"]["value"] == pytest.approx(-0.2)
+    (cost,) = summary["int8_minus_fp32"]
+    assert cost["wer"]["by_seed"] == pytest.approx([0.05])
+    assert cost["wer"]["over_seeds"] is None
+    table = figures.markdown(summary | {"costs": []})
+    assert "| 4 | paper | -20.00 | [-20.00, -20.00] | [-20.00, -20.00] |" in table
+
+
+def test_the_results_shown_are_those_of_a_full_run(figures):
+    results = json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
+    table = (RESULTS / "results.md").read_text(encoding="utf-8")
+    assert table == figures.markdown(results)
+    assert table in (EXAMPLES.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert results["command"] == "python examples/fsdd/run.py FSDD_FOLDER --seeds 1 2 3 --subset dev"
+    assert results["subset"] == "dev"

@@ -1,0 +1,137 @@
+"""Which parts become int8, what that makes of a whole network, and what it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from w2v_compress.errors import InputError
+from w2v_compress.nn import ARCHITECTURES, AcousticModel, Architecture
+from w2v_compress.quantization import scheme
+
+ARCHITECTURE = Architecture(
+    conv_layers=((64, 10, 5), (64, 3, 2), (64, 2, 2)),
+    encoder_layers=2,
+    encoder_embed_dim=96,
+    encoder_ffn_embed_dim=192,
+    encoder_attention_heads=4,
+    conv_pos=16,
+    conv_pos_groups=4,
+)
+PARTS = ["extractor.1", "extractor.2", "projection", "positional", "layers.0", "layers.1", "head"]
+
+
+def quantized_model(model: AcousticModel, quantization: dict[str, Any]) -> AcousticModel:
+    state = model.state_dict()
+    small = AcousticModel(model.architecture)
+    scheme.apply(small, quantization)
+    small.load_state_dict(scheme.quantize_state(model.architecture, state.keys(), state.__getitem__, quantization))
+    return small.eval()
+
+
+def floating_matrices(model: AcousticModel) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if tensor.dim() > 1 and tensor.is_floating_point()}
+
+
+def test_parts_follow_the_data():
+    model = AcousticModel(ARCHITECTURE)
+    assert list(scheme.parts(model, "full")) == PARTS
+    assert list(scheme.parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["full", "paper", "int8"])
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+def test_network_stays_close_and_every_matrix_of_the_scheme_is_int8(name: str, mode: Any):
+    torch.manual_seed(1)
+    model = AcousticModel(Architecture.from_dict(ARCHITECTURE.to_dict() | {"extractor_mode": mode})).eval()
+    audio = torch.randn(2, 16000)
+    lengths = torch.tensor([16000, 9000])
+    expected, frames = model(audio, lengths)
+    small = quantized_model(model, {"scheme": name})
+    logits, small_frames = small(audio, lengths)
+    assert torch.equal(frames, small_frames)
+    error = (logits - expected)[0]
+    assert 0 < error.square().mean().sqrt() < 0.02 * expected[0].std() + 0.01
+    first = {"w2v_model.feature_extractor.conv_layers.0.0.weight"}
+    if name == "paper":
+        first |= {f"w2v_model.feature_extractor.conv_layers.{index}.0.weight" for index in (1, 2)}
+        first |= {f"w2v_model.encoder.pos_conv.0.{kind}" for kind in ("weight_g", "weight_v")}
+    assert floating_matrices(small) == first
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+def test_a_batch_gives_each_utterance_what_it_gets_alone(mode: Any):
+    torch.manual_seed(1)
+    model = AcousticModel(Architecture.from_dict(ARCHITECTURE.to_dict() | {"extractor_mode": mode})).eval()
+    small = quantized_model(model, {"scheme": "full"})
+    audio = torch.randn(2, 16000)
+    audio[1] *= 0.01  # a scale shared with the loud one would cost it all precision
+    audio[1, 7000:] = 0
+    logits, frames = small(audio, torch.tensor([16000, 7000]))
+    alone, _ = small(audio[1:, :7000])
+    torch.testing.assert_close(logits[1, : frames[1]], alone[0], atol=1e-2, rtol=1e-2)
+
+
+@torch.no_grad()
+def test_kept_parts_are_untouched():
+    torch.manual_seed(1)
+    model = AcousticModel(ARCHITECTURE).eval()
+    small = quantized_model(model, {"scheme": "full", "keep": ["layers.1", "positional"]})
+    state, kept = model.state_dict(), small.state_dict()
+    for name in floating_matrices(small):
+        assert torch.equal(kept[name], state[name])
+    assert {name.split(".")[3] for name in floating_matrices(small) if "encoder.layers" in name} == {"1"}
+    assert "w2v_model.encoder.pos_conv.0.weight_v" in kept
+    everything = quantized_model(model, {"scheme": "full", "keep": PARTS})
+    audio = torch.randn(1, 8000)
+    assert torch.equal(everything(audio)[0], model(audio)[0])
+
+
+@torch.no_grad()
+def test_quantizing_for_a_while_equals_the_file_and_leaves_no_trace():
+    torch.manual_seed(1)
+    model = AcousticModel(ARCHITECTURE).eval()
+    audio = torch.randn(1, 8000)
+    before = model(audio)[0]
+    parts = scheme.parts(model, "full")
+    expected = quantized_model(model, {"scheme": "full", "keep": [part for part in PARTS if part != "positional"]})
+    whole = quantized_model(model, {"scheme": "full"})
+    with scheme.quantized(model, parts["positional"]):
+        assert torch.equal(model(audio)[0], expected(audio)[0])
+    with scheme.quantized(model, [name for names in parts.values() for name in names]):
+        assert torch.equal(model(audio)[0], whole(audio)[0])
+    assert torch.equal(model(audio)[0], before)
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("paper", 3.55), ("full", 3.9)])
+def test_large_is_so_many_times_smaller(name: str, ratio: float):
+    """Counted on the meta device: the file adds a header of some 60 kB."""
+
+    def size(model: AcousticModel) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+    with torch.device("meta"):
+        model = AcousticModel(ARCHITECTURES["large"])
+        before = size(model)
+        scheme.apply(model, {"scheme": name})
+    assert before / (size(model) + 60_000) >= ratio
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ({"scheme": "int3"}, "`scheme` is 'int3'; it must be one of full, paper"),
+        ({"scheme": ["full"]}, "`scheme` is"),
+        ({}, "`scheme` is ''"),
+        ({"scheme": "full", "bits": 4}, "unknown field `bits`"),
+        ({"scheme": "full", "keep": "head"}, "`keep` is 'head'; it must be a list"),
+        ({"scheme": "full", "keep": [1]}, "must be a list of names"),
+        ({"scheme": "full", "keep": ["layers.2"]}, "`keep` names 'layers.2'; it must be one of extractor.1, "),
+        ({"scheme": "paper", "keep": ["positional"]}, "must be one of projection, layers.0, layers.1, head"),
+    ],
+)
+def test_what_is_wrong_is_named(quantization: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        scheme.apply(AcousticModel(ARCHITECTURE), quantization)

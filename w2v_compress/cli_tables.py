@@ -1,0 +1,70 @@
+"""The commands `w2v-compress tables ...`: one function a paper."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_options import JsonOption, SubsetOption, ThreadsOption
+from .console import print_table
+
+tables = typer.Typer(help="The papers' tables, theirs beside ours.", no_args_is_help=True)
+
+
+@tables.command()
+def bigfoot(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A trained model in place of a random one: large, student-12, student-4, base, or an int8 row, "
+            "else made of these. May be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Manifest folder: also the WER of trained models.")
+    ] = None,
+    subset: SubsetOption = "test",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of audio, for the times.")] = 10.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each model, in turns; the median counts.")] = 9,
+    threads: ThreadsOption = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the models there: 3.5 GB; by default they are removed.")
+    ] = None,
+    energy: Annotated[bool, typer.Option("--energy", help="Also energy, where the processor counts it.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the random weights, the audio and the bootstrap.")] = 0,
+    json_file: JsonOption = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
+    ] = None,
+) -> None:
+    """The table of "Shrinking Bigfoot" (Peng et al. 2021) beside ours: size, CPU time, WER, at full size."""
+    from .data.manifest import read_manifest
+    from .evaluation.bigfoot import measure
+    from .evaluation.tables import check_table, markdown, notes, table
+    from .files import replacing, write_json
+
+    given = {}
+    for pair in model or []:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{pair!r} must be NAME=PATH", param_hint="--model")
+        given[name] = Path(path)
+    report = measure(
+        given=given,
+        utterances=read_manifest(data, subset) if data else [],
+        work=work,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        measure_energy=energy,
+        seed=seed,
+    )
+    print_table("Shrinking Bigfoot", *table(report))
+    print("\n".join(notes(report)))
+    print_table("What must hold", *check_table(report))
+    if json_file:
+        write_json(json_file, report)
+    if markdown_file:
+        with replacing(markdown_file) as temporary:
+            temporary.write_text(markdown(report), encoding="utf-8")
