@@ -137,7 +137,7 @@ def test_cosine_and_hidden_terms_are_means_over_valid_frames_and_pairs(parts, cr
     student.eval()
     batch = sample()
     weights = {"kl_weight": 0.0, "features_penalty_weight": 0.0, "cosine_weight": 0.5, "hidden_weight": 2.0}
-    loss_function = criterion(**weights, hidden_cosine_weight=0.3)
+    loss_function = criterion(**weights, hidden_cosine_weight=0.3, hidden_normalize=False)
     assert loss_function.pairs == [(2, 1), (4, 2)]
     loss, _, log = loss_function(student, batch)
     cosine = hidden = 0.0

@@ -44,7 +44,8 @@ def test_extreme_logits_give_finite_losses_and_gradients(dtype, temperature):
     for loss in (
         kl_divergence(student, teacher, temperature).sum(),
         cosine_distance(student, teacher).sum(),
-        hidden_distance(student, teacher, 1.0).sum(),
+        hidden_distance(student, teacher, 1.0, normalize=False).sum(),
+        hidden_distance(student, teacher, 1.0, normalize=True).sum(),
     ):
         student.grad = None
         loss.backward()
@@ -60,7 +61,7 @@ def test_distances_are_l1_and_cosine():
         student.double().tolist(),
         teacher.double().tolist(),
         cosine_distance(student, teacher).tolist(),
-        hidden_distance(student, teacher, 0.3).tolist(),
+        hidden_distance(student, teacher, 0.3, normalize=False).tolist(),
         strict=True,
     ):
         dot = sum(a * b for a, b in zip(s, t, strict=True))
@@ -68,6 +69,21 @@ def test_distances_are_l1_and_cosine():
         assert cosine == pytest.approx(expected, abs=1e-5)
         l1 = sum(abs(a - b) for a, b in zip(s, t, strict=True)) / 6
         assert hidden == pytest.approx(l1 + 0.3 * expected, abs=1e-5)
+
+
+def test_normalized_distances_do_not_depend_on_size():
+    torch.manual_seed(2)
+    student, teacher = torch.randn(5, 64), torch.randn(5, 64)
+    plain = hidden_distance(student, teacher, 0.0, normalize=True)
+    moved = hidden_distance(100 * student + 7, teacher, 0.0, normalize=True)
+    torch.testing.assert_close(moved, plain, rtol=1e-3, atol=1e-3)
+    standard = [
+        (state - state.mean(1, keepdim=True)) / state.std(1, correction=0, keepdim=True) for state in (student, teacher)
+    ]
+    torch.testing.assert_close(plain, hidden_distance(*standard, 0.0, normalize=False), rtol=1e-3, atol=1e-3)
+    assert hidden_distance(100 * student, teacher, 0.0, normalize=False).min() > 10 * plain.max()
+    cosine = hidden_distance(student, teacher, 0.3, normalize=True) - plain
+    torch.testing.assert_close(cosine, 0.3 * cosine_distance(student, teacher))
 
 
 def test_layers_are_paired_evenly_or_as_named():

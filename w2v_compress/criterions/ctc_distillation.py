@@ -57,6 +57,9 @@ class CtcDistillationConfig(CtcCriterionConfig):
         default=0.0, metadata={"help": "weight of the L1 + cosine distance of hidden states, mean over the layer pairs"}
     )
     hidden_cosine_weight: float = field(default=1.0, metadata={"help": "weight of the cosine within that distance"})
+    hidden_normalize: bool = field(
+        default=True, metadata={"help": "compare states of zero mean and unit variance, frame by frame"}
+    )
     hidden_layers: list[str] = field(
         default_factory=list,
         metadata={"help": 'layers to compare, "teacher:student" from 1; empty: spread evenly, the last with the last'},
@@ -211,7 +214,10 @@ class CtcDistillation(CtcCriterion):
         """Mean over the layer pairs of the distance of hidden states (batch, frames, channels)."""
         distances = [
             hidden_distance(
-                projection(student[low - 1][counted]), teacher[high - 1][counted], self.cfg.hidden_cosine_weight
+                projection(student[low - 1][counted]),
+                teacher[high - 1][counted],
+                self.cfg.hidden_cosine_weight,
+                normalize=self.cfg.hidden_normalize,
             )
             for (high, low), projection in zip(self.pairs, self.projections, strict=True)
         ]

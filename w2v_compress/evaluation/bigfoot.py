@@ -21,6 +21,7 @@ from ..data.manifest import Utterance
 from ..errors import InputError
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
+from ..quantization.int8 import has_int8_units
 from ..runtime import Precision
 from ..runtime.fairseq_checkpoint import export_random
 from ..runtime.model_file import describe_model, quantize_file, read_header
@@ -31,7 +32,6 @@ from .machine import describe_machine, interleaved_latency
 from .published import BIGFOOT, Published
 
 INT8_SHARE = 0.3  # of the fp32 file's size that an int8 file needs at most
-INT8_MATRIX_UNITS = ("amx_int8", "i8mm")  # as torch names those of x86-64 and of ARM
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,7 @@ def _measure_energy(
 
 
 def _machine() -> dict[str, Any]:
-    has = torch.cpu.get_capabilities()
-    return describe_machine() | {"int8_matrix_units": [name for name in INT8_MATRIX_UNITS if has.get(name)]}
+    return describe_machine() | {"int8_units": has_int8_units()}
 
 
 def _checks(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

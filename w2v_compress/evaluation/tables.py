@@ -35,10 +35,10 @@ def check_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What the figures of the table are, one sentence or two a line."""
     machine = report["machine"]
-    units = " and ".join(machine["int8_matrix_units"])
+    units = "int8 units (VNNI or AMX)" if machine["int8_units"] else "no int8 units"
     lines = [
         f"Ours: CPU time of {report['seconds']:g} s of noise, batch 1, median of {report['repeats']} runs in turns, on "
-        f"{machine['processor']}, {machine['threads']} threads, {units or 'no int8 matrix units'}, "
+        f"{machine['processor']}, {machine['threads']} threads, {units}, "
         f"torch {machine['torch']}; weights and noise of seed {report['seed']}.",
         "MB are 1e6 bytes of the file. The paper's parameters and MB hold modules that only pre-training uses; "
         "our files leave them out.",

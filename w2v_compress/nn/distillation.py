@@ -28,10 +28,16 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1, eps=1e-4)
 
 
-def hidden_distance(student: Tensor, teacher: Tensor, cosine_weight: float) -> Tensor:
+def hidden_distance(student: Tensor, teacher: Tensor, cosine_weight: float, *, normalize: bool) -> Tensor:
     """mean |student - teacher| over the channels + `cosine_weight` * (1 - cos), as DistilHuBERT (Chang et al. 2022,
-    section 2.2) and DPHuBERT (Peng et al. 2023, section 2.2) compare hidden states."""
-    distance = (student.float() - teacher.float()).abs().mean(-1)
+    section 2.2) and DPHuBERT (Peng et al. 2023, section 2.2) compare hidden states.
+
+    `normalize`: the difference is that of states brought to zero mean and unit variance. What runs through pre-norm
+    layers, as LARGE's, grows with depth, in a few channels most, and its plain difference drowns all other terms.
+    """
+    student, teacher = student.float(), teacher.float()
+    compared = [F.layer_norm(state, state.shape[-1:]) if normalize else state for state in (student, teacher)]
+    distance = (compared[0] - compared[1]).abs().mean(-1)
     return distance + cosine_weight * cosine_distance(student, teacher) if cosine_weight else distance
 
 
