@@ -2,20 +2,22 @@
 #   make demo QUICK=1               the demo in about two minutes
 #   make test PYTEST_FLAGS="-x -k compat"
 #   make install PYTHON=/path/to/python3.11
+#   make fsdd FSDD=/path/to/free-spoken-digit-dataset    connected digits: the distillation chain, three seeds
 # pip's own settings apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives torch without CUDA.
 
 PYTHON ?=
 QUICK ?=
 PYTEST_FLAGS ?=
+FSDD ?=
 
 PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint fsdd clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,5p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,6p
 
 install: $(STAMP)
 
@@ -37,6 +39,10 @@ $(STAMP): setup.py constraints.txt Makefile
 
 demo: $(STAMP)
 	$(PY) examples/quickstart/run.py $(if $(QUICK),--quick)
+
+fsdd: $(STAMP)
+	@if [ -z "$(FSDD)" ]; then echo "make fsdd FSDD=FOLDER: the folder of the Free Spoken Digit Dataset" >&2; exit 1; fi
+	$(PY) examples/fsdd/run.py "$(FSDD)" $(if $(QUICK),--quick)
 
 test: lint
 	$(PY) -m pytest $(PYTEST_FLAGS)

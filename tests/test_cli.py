@@ -53,7 +53,7 @@ def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
 def test_help_version_and_user_dir(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("user-dir", "prepare", "train", "export", "info", "quantize", "transcribe", "evaluate"):
+    for command in ("user-dir", "prepare", "train", "export", "info", "quantize", "transcribe", "evaluate", "tables"):
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version") == (0, f"{w2v_compress.__version__}\n", "")

@@ -50,17 +50,31 @@ from figures import MOST_SEEDS, markdown, plot, summarise  # noqa: E402
 
 DATA_SEED = 1
 TIMED_STRINGS = 8
-CTC_ALONE = ["criterion.kl_weight=0", "criterion.ctc_weight=1"]
+CTC_ALONE = ["criterion.kl_weight=0", "criterion.ctc_weight=1", "criterion.hidden_weight=0"]
 MASKED = ["model.apply_mask=true"]
-PLUS = [*MASKED, "criterion.temperature=2", "criterion.ctc_weight=1", "criterion.hidden_weight=1"]
+PLUS = [*MASKED, "criterion.temperature=2", "criterion.ctc_weight=1", "criterion.hidden_weight=0.5"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How students are trained."""
+
+    overrides: tuple[str, ...]
+    """What it changes in student.yaml."""
+    data: str
+    """The strings they train on: `few` or `data`, which has all that the teacher had."""
+    baseline: str = ""
+    """The recipe without a teacher that differs from it in the loss alone: same start, batches, masks and updates."""
+
+
 RECIPES = {
-    "paper": [],
-    "paper, no teacher": CTC_ALONE,
-    "plus": PLUS,
-    "plus, no teacher": [*MASKED, *CTC_ALONE],
+    "paper": Recipe((), "few", baseline="paper, no teacher"),
+    "paper, no teacher": Recipe(tuple(CTC_ALONE), "few"),
+    "plus": Recipe(tuple(PLUS), "few", baseline="plus, no teacher"),
+    "plus, no teacher": Recipe((*MASKED, *CTC_ALONE), "few"),
+    "paper, all data": Recipe((), "data", baseline="all data, no teacher"),
+    "all data, no teacher": Recipe(tuple(CTC_ALONE), "data"),
 }
-"""What each recipe changes in student.yaml. Without a teacher: the same start, batches, masks and updates."""
-BASELINES = {"paper": "paper, no teacher", "plus": "plus, no teacher"}
 DEPTHS = (12, 4)
 """Layers of the students; each starts from the model before it, the first from the teacher."""
 SCHEMES = {"teacher": ("full", "paper")}
@@ -75,14 +89,14 @@ class Size:
     """Strings of three to seven digits, over all splits; as many of one or two."""
     teacher_updates: tuple[int, int]
     """On the short strings, then on the long ones."""
-    student_updates: int
-    """Of each student."""
+    student_updates: dict[int, int]
+    """Of a student of so many layers."""
     teacher_overrides: tuple[str, ...] = ()
 
 
-FULL = Size(5400, (1000, 1500), 300)
+FULL = Size(5400, (1000, 1500), {12: 150, 4: 200})
 TINY = ("embed_dim=32", "ffn_embed_dim=32")
-QUICK = Size(90, (5, 5), 5, tuple(f"model.w2v_args.model.encoder_{shape}" for shape in TINY))
+QUICK = Size(90, (5, 5), {12: 5, 4: 5}, tuple(f"model.w2v_args.model.encoder_{shape}" for shape in TINY))
 
 console = Console()
 
@@ -124,24 +138,34 @@ def quantized(model: Path, scheme: str) -> Path:
 
 
 def prepare_strings(source: Path, run: Run) -> None:
-    """Strings of digits in `data` and, of one or two, in `short`, from recordings in three splits.
+    """Strings of digits for the teacher in `data` and, of one or two, in `short`; for students with less in `few`.
 
     `dev` is the corpus's. From its `train`, recordings 45 to 49 of each digit and speaker become `valid`, on which
-    the recipes were chosen; no model is trained on them. The corpus's `test`, if it is there, is left out.
+    the recipes were chosen; no model is trained on them. `few` has those of its recordings that are numbered 10 to 14,
+    an eighth. The corpus's `test`, if it is there, is left out.
     """
-    listing = run.out / "recordings"
-    listing.mkdir(parents=True, exist_ok=True)
-    with replacing(listing / "utterances.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "text", "split", "speaker"])
-        for recording in read_fsdd(source):
-            path = recording.parts[0].resolve()
-            held_out = recording.split == "train" and re.search(r"_4[5-9]$", path.stem)
-            if recording.split in ("train", "dev"):
-                rows.writerow([path, recording.text, "valid" if held_out else recording.split, recording.speaker])
-    for folder, join in (("short", "1:2"), ("data", "3:7")):
-        out, count = run.out / folder, run.size.strings
-        print(prepare("fsdd", listing, out, join=join, join_count=count, seed=DATA_SEED).closing_line())
+    rows = []
+    for recording in read_fsdd(source):
+        path = recording.parts[0].resolve()
+        held_out = recording.split == "train" and re.search(r"_4[5-9]$", path.stem)
+        if recording.split in ("train", "dev"):
+            rows.append([path, recording.text, "valid" if held_out else recording.split, recording.speaker])
+    few = [row for row in rows if row[2] == "train" and re.search(r"_1[0-4]$", row[0].stem)]
+    count = run.size.strings
+    for folder, listed, join, strings in (
+        ("short", rows, "1:2", count),
+        ("data", rows, "3:7", count),
+        ("few", few, "3:7", round(count * len(few) / len(rows))),
+    ):
+        listing = run.out / "recordings" / folder
+        listing.mkdir(parents=True, exist_ok=True)
+        with (
+            replacing(listing / "utterances.csv") as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            csv.writer(file).writerows([["path", "text", "split", "speaker"], *listed])
+        report = prepare("fsdd", listing, run.out / folder, join=join, join_count=strings, seed=DATA_SEED)
+        print(report.closing_line())
 
 
 def train_teacher(run: Run) -> None:
@@ -173,19 +197,20 @@ def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
         student = run.student(recipe, layers, seed)
         if not student.exists():
             name = f"{recipe}, {layers} layers, seed {seed}"
-            task = progress.add_task(f"Training: {name}", total=run.size.student_updates)
-            settings = [f"common.seed={seed}", f"task.data={run.data}", f"model.encoder_layers={layers}"]
+            task = progress.add_task(f"Training: {name}", total=run.size.student_updates[layers])
+            settings = [f"common.seed={seed}", f"model.encoder_layers={layers}"]
+            settings += [f"task.data={run.out / RECIPES[recipe].data}"]
             settings += [f"model.init_checkpoint={init}", f"criterion.teacher_checkpoint={run.teacher}"]
             checkpoint = train(
                 HERE / "student.yaml",
-                [*settings, *RECIPES[recipe]],
+                [*settings, *RECIPES[recipe].overrides],
                 run.out / "training" / student.stem,
-                run.size.student_updates,
+                run.size.student_updates[layers],
                 threads=1,
                 progress=lambda done, row=task: progress.update(row, completed=done),
             )
             export_checkpoint(checkpoint, student)
-            progress.update(task, completed=run.size.student_updates)
+            progress.update(task, completed=run.size.student_updates[layers])
         init = student
 
 
@@ -266,7 +291,8 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
 
 def check_settings(run: Run, source: Path) -> None:
     """Raise `InputError` when the output folder holds a run with other settings: its files would be taken for ours."""
-    settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size), "recipes": RECIPES}
+    settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
+    settings["recipes"] = {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}
     settings |= {
         name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("teacher.yaml", "student.yaml")
     }
@@ -294,7 +320,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
     """Every step that is not done, then the figures."""
     run.out.mkdir(parents=True, exist_ok=True)
     check_settings(run, source)
-    if not (run.data / "train.tsv").exists():
+    if not (run.out / "few" / "train.tsv").exists():
         say("Joining recordings to strings")
         with timed(run, "preparation"):
             prepare_strings(source, run)
@@ -320,7 +346,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
         "student_updates": run.size.student_updates,
         "machine": describe_machine(),
         "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
-        **summarise(counts, BASELINES),
+        **summarise(counts, {name: recipe.baseline for name, recipe in RECIPES.items() if recipe.baseline}),
         "costs": costs,
     }
     write_json(run.out / "results.json", results)
@@ -333,7 +359,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
 
 def count_recordings(run: Run, subset: str) -> int:
     """How many recordings the strings of `subset` are made of."""
-    with open(run.out / "recordings" / "utterances.csv", encoding="utf-8", newline="") as file:
+    with open(run.out / "recordings" / "data" / "utterances.csv", encoding="utf-8", newline="") as file:
         return sum(row["split"] == subset for row in csv.DictReader(file))
 
 

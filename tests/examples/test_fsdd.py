@@ -61,9 +61,13 @@ def test_strings_of_each_split_are_made_of_its_own_recordings(example, run, tmp_
         path = tmp_path / "fsdd" / "recordings" / f"3_{speaker}_{index}.wav"
         soundfile.write(path, levels[speaker, index] * np.resize([1, -1], 1600), 16000, subtype="PCM_16")
     example.prepare_strings(tmp_path / "fsdd", run)
-    allowed = {"train": (10, 44), "valid": (45, 49), "dev": (5, 9)}
-    for folder, lengths in (("data", range(3, 8)), ("short", range(1, 3))):
-        assert not (run.out / folder / "test.tsv").exists()
+    every = {"train": (10, 44), "valid": (45, 49), "dev": (5, 9)}
+    for folder, lengths, allowed in (
+        ("data", range(3, 8), every),
+        ("short", range(1, 3), every),
+        ("few", range(3, 8), {"train": (10,)}),
+    ):
+        assert {path.stem for path in (run.out / folder).glob("*.tsv")} - {"rejected"} == set(allowed)
         for split, indices in allowed.items():
             for string in read_manifest(run.out / folder, split):
                 samples = soundfile.read(string.path)[0]
@@ -104,11 +108,14 @@ def test_chain_starts_from_the_model_before_and_learns_from_the_teacher(example,
 
 
 def test_baselines_differ_from_their_recipes_in_the_loss_alone(example):
-    assert set(example.BASELINES) | set(example.BASELINES.values()) == set(example.RECIPES)
+    baselines = {name: recipe.baseline for name, recipe in example.RECIPES.items() if recipe.baseline}
+    assert set(baselines) | set(baselines.values()) == set(example.RECIPES)
     student = yaml.safe_load((FSDD / "student.yaml").read_text(encoding="utf-8"))
-    for recipe, baseline in example.BASELINES.items():
+    for recipe, baseline in baselines.items():
+        assert example.RECIPES[recipe].data == example.RECIPES[baseline].data
         settings = {
-            name: dict(override.split("=", 1) for override in example.RECIPES[name]) for name in (recipe, baseline)
+            name: dict(override.split("=", 1) for override in example.RECIPES[name].overrides)
+            for name in (recipe, baseline)
         }
         without_loss = [
             {field: value for field, value in of.items() if not field.startswith("criterion.")}
@@ -129,7 +136,7 @@ def test_settings_are_known_to_model_and_criterion(example):
     student = yaml.safe_load((FSDD / "student.yaml").read_text(encoding="utf-8"))
     for group, config in known.items():
         assert set(student[group]) - {"_name"} <= {field.name for field in dataclasses.fields(config)}
-    for override in itertools.chain(*example.RECIPES.values()):
+    for override in itertools.chain(*(recipe.overrides for recipe in example.RECIPES.values())):
         group, field = override.split("=")[0].split(".")
         assert field in student[group]
 
@@ -138,7 +145,7 @@ def test_a_folder_of_other_settings_is_refused(example, run, tmp_path):
     run.out.mkdir()
     example.check_settings(run, tmp_path)
     example.check_settings(dataclasses.replace(run, seeds=(1, 2, 3)), tmp_path)
-    other = dataclasses.replace(run, size=dataclasses.replace(run.size, student_updates=6))
+    other = dataclasses.replace(run, size=dataclasses.replace(run.size, student_updates={12: 6, 4: 6}))
     with pytest.raises(InputError, match="another student_updates; choose another --out"):
         example.check_settings(other, tmp_path)
 
