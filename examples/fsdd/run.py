@@ -50,9 +50,8 @@ from figures import MOST_SEEDS, markdown, plot, summarise  # noqa: E402
 
 DATA_SEED = 1
 TIMED_STRINGS = 8
-CTC_ALONE = ["criterion.kl_weight=0", "criterion.ctc_weight=1", "criterion.hidden_weight=0"]
-MASKED = ["model.apply_mask=true"]
-PLUS = [*MASKED, "criterion.temperature=2", "criterion.ctc_weight=1", "criterion.hidden_weight=0.5"]
+CTC_ALONE = ("criterion.kl_weight=0", "criterion.ctc_weight=1")
+PLUS = ("criterion.temperature=2", "criterion.ctc_weight=0.1", "criterion.hidden_weight=0.5")
 
 
 @dataclass(frozen=True)
@@ -62,18 +61,18 @@ class Recipe:
     overrides: tuple[str, ...]
     """What it changes in student.yaml."""
     data: str
-    """The strings they train on: `few` or `data`, which has all that the teacher had."""
-    baseline: str = ""
-    """The recipe without a teacher that differs from it in the loss alone: same start, batches, masks and updates."""
+    """The strings they train on: `few`, or `data`, which has all that the teacher had."""
+    baselines: tuple[str, ...] = ()
+    """Recipes without a teacher to compare with. The first differs in the loss alone: same start, batches, updates."""
 
 
 RECIPES = {
-    "paper": Recipe((), "few", baseline="paper, no teacher"),
-    "paper, no teacher": Recipe(tuple(CTC_ALONE), "few"),
-    "plus": Recipe(tuple(PLUS), "few", baseline="plus, no teacher"),
-    "plus, no teacher": Recipe((*MASKED, *CTC_ALONE), "few"),
-    "paper, all data": Recipe((), "data", baseline="all data, no teacher"),
-    "all data, no teacher": Recipe(tuple(CTC_ALONE), "data"),
+    "paper": Recipe((), "few", baselines=("no teacher", "no teacher, masked")),
+    "plus": Recipe(PLUS, "few", baselines=("no teacher", "no teacher, masked")),
+    "no teacher": Recipe(CTC_ALONE, "few"),
+    "no teacher, masked": Recipe((*CTC_ALONE, "model.apply_mask=true"), "few"),
+    "paper, all data": Recipe((), "data", baselines=("no teacher, all data",)),
+    "no teacher, all data": Recipe(CTC_ALONE, "data"),
 }
 DEPTHS = (12, 4)
 """Layers of the students; each starts from the model before it, the first from the teacher."""
@@ -186,7 +185,7 @@ def train_teacher(run: Run) -> None:
 
         fast = ["lr_scheduler.phase_ratio=[0.25,0.5,0.25]", "dataset.max_tokens=160000"]
         first = stage("teacher, short strings", "short", short_updates, fast)
-        masked = [*MASKED, "model.layerdrop=0.1", f"checkpoint.finetune_from_model={first}"]
+        masked = ["model.apply_mask=true", "model.layerdrop=0.1", f"checkpoint.finetune_from_model={first}"]
         export_checkpoint(stage("teacher", "data", updates, masked), run.teacher)
 
 
@@ -346,7 +345,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
         "student_updates": run.size.student_updates,
         "machine": describe_machine(),
         "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
-        **summarise(counts, {name: recipe.baseline for name, recipe in RECIPES.items() if recipe.baseline}),
+        **summarise(counts, {name: recipe.baselines for name, recipe in RECIPES.items()}),
         "costs": costs,
     }
     write_json(run.out / "results.json", results)
