@@ -164,7 +164,7 @@ def test_the_improved_recipes(name: str, layers: int, build: Callable[..., Simpl
     loss, student = built.criterion.cfg, built.model.cfg
     assert built.model.w2v_encoder.architecture.encoder_layers == layers
     assert (loss.temperature, loss.reduction) == (2, "valid_frames")
-    assert loss.kl_weight == loss.ctc_weight == loss.hidden_weight == 1
+    assert (loss.kl_weight, loss.ctc_weight, loss.hidden_weight) == (1, 0.1, 0.5)
     assert built.criterion.pairs[-1] == (24, layers)
     assert len(built.criterion.pairs) == layers
     assert (student.apply_mask, student.layerdrop) == (True, 0)
