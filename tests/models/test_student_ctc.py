@@ -1,5 +1,6 @@
 """`student_ctc`: what it takes from its initial checkpoint, masking, and what it refuses."""
 
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,24 @@ def test_a_student_starts_from_a_model_file_too(tiny_path):
     student = StudentCtc.build_model(cfg, task()).w2v_encoder.state_dict()
     state = read_model(tiny_path).state
     assert torch.equal(student["proj.weight"], state["proj.weight"])
+
+
+def test_a_checkpoint_of_2020_is_a_start_too(teacher, tmp_path, tiny_model):
+    """Then fairseq kept flat namespaces of command-line arguments, and the dictionary beside the checkpoint."""
+    _, state = teacher
+    settings = tiny_model(encoder_layers=4).header.architecture.to_fairseq()
+    inner = Namespace(**settings | {"arch": "wav2vec2", "task": "audio_pretraining", "normalize": True})
+    arguments = {"arch": "wav2vec_ctc", "task": "audio_pretraining", "labels": "ltr", "normalize": True}
+    stored = {f"w2v_encoder.{name}": tensor for name, tensor in state.items()}
+    path = tmp_path / "2020.pt"
+    torch.save(
+        {"args": Namespace(w2v_args=inner, w2v_path="/gone.pt", data="/gone", **arguments), "model": stored}, path
+    )
+    with open(tmp_path / "dict.ltr.txt", "w") as file:
+        file.writelines(f"{symbol} 1\n" for symbol in LETTERS)
+    student = StudentCtc.build_model(config(path), task()).w2v_encoder
+    assert student.architecture.encoder_layers == 2
+    assert torch.equal(student.proj.weight, state["proj.weight"])
 
 
 def test_a_quantized_model_is_no_start(tiny_path, tmp_path):
