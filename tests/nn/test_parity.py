@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from w2v_compress.nn import AcousticModel, Architecture
+from w2v_compress.nn import AcousticModel, Architecture, feature_extractor
+from w2v_compress.nn.feature_extractor import FeatureExtractor
 
 NARROW = ((32, 10, 5),) + ((32, 3, 2),) * 4 + ((32, 2, 2),) * 2
 BASE = Architecture(
@@ -140,3 +141,16 @@ def test_gradients_equal_stock(name):
     for parameter, gradient in gradients.items():
         scale = expected[parameter].abs().max()
         assert (gradient - expected[parameter]).abs().max() <= 1e-4 * scale + 1e-6, parameter
+
+
+@pytest.mark.parametrize("extractor_mode", ["layer_norm", "default"])
+def test_long_audio_in_pieces_equals_the_whole(extractor_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In inference the extractor takes so many frames at a time; with gradients, all at once."""
+    torch.manual_seed(4)
+    architecture = dataclasses.replace(BASE, extractor_mode=extractor_mode)
+    extractor = FeatureExtractor(architecture)
+    audio = torch.randn(2, 9000)
+    whole = extractor(audio, None)
+    monkeypatch.setattr(feature_extractor, "ROWS_AT_ONCE", 2 * 7)  # divides no layer's frames
+    with torch.inference_mode():
+        torch.testing.assert_close(extractor(audio, None), whole.detach(), rtol=0, atol=1e-5)
