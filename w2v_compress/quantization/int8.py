@@ -105,12 +105,11 @@ class Int8Module(nn.Module):
         for windows, outputs in zip(rows, out, strict=True):
             for part, place in zip(windows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
                 integers, scale, zero = quantize_activations(part.float())
-                product = torch.addr(torch._int_mm(integers, self.matrix.t()).float(), -zero.squeeze(1), self.sums)
-                product.mul_(scale)
-                if self.bias is None:
-                    torch.mul(product, self.weight_scale, out=place)
-                else:
-                    torch.addcmul(self.bias, product, self.weight_scale, out=place)
+                product = torch._int_mm(integers, self.matrix.t())
+                shift = (zero * scale).squeeze(1), self.sums * self.weight_scale
+                # Three passes over the output: what the zero point adds, the rows' scales, the channels' scales.
+                base = -torch.outer(*shift) if self.bias is None else torch.addr(self.bias, *shift, alpha=-1)
+                torch.addcmul(base, product * scale, self.weight_scale, out=place)
         return out
 
 
