@@ -1,4 +1,4 @@
-"""What the examples share: a run of fairseq with its progress, and tables."""
+"""What the examples share: a run of fairseq with its progress, and what is shown."""
 
 import os
 import re
@@ -8,9 +8,24 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
 from w2v_compress.compat import user_dir
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.wer import Interval
+
+console = Console()
+
+
+def say(text: str) -> None:
+    console.print(f"[bold]{text}[/bold]")
+
+
+def update_bars() -> Progress:
+    """Bars of trainings: what is trained, updates done, time."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
+    return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
 def file_name(name: str) -> str:
@@ -58,9 +73,3 @@ def train(
 def percent(interval: dict[str, float] | Interval) -> str:
     """An interval, or the dictionary that JSON keeps of it, as `12.34% [11.20, 13.50]`."""
     return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
-
-
-def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A table for a README, each line with its end."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -23,21 +23,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """run(argument, ...) gives the exit status, standard output and standard error of `w2v-compress`."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["w2v-compress", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
-
-
-@pytest.fixture
 def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
     """A manifest folder whose subset `dev` holds two utterances."""
     paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]

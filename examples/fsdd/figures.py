@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import markdown_table
 
+from w2v_compress.evaluation.tables import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate
 from w2v_compress.files import replacing
 

@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from w2v_compress.data.corpora import read_fsdd
 from w2v_compress.data.manifest import read_manifest
@@ -45,7 +44,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-from common import file_name, train  # noqa: E402
+from common import file_name, say, train, update_bars  # noqa: E402
 from figures import MOST_SEEDS, markdown, plot, summarise  # noqa: E402
 
 DATA_SEED = 1
@@ -96,12 +95,6 @@ class Size:
 FULL = Size(5400, (1000, 1500), {12: 150, 4: 200})
 TINY = ("embed_dim=32", "ffn_embed_dim=32")
 QUICK = Size(90, (5, 5), {12: 5, 4: 5}, tuple(f"model.w2v_args.model.encoder_{shape}" for shape in TINY))
-
-console = Console()
-
-
-def say(text: str) -> None:
-    console.print(f"[bold]{text}[/bold]")
 
 
 @dataclass(frozen=True)
@@ -169,8 +162,7 @@ def prepare_strings(source: Path, run: Run) -> None:
 
 def train_teacher(run: Run) -> None:
     short_updates, updates = run.size.teacher_updates
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+    with update_bars() as progress:
 
         def stage(name: str, data: str, updates: int, overrides: list[str]) -> Path:
             task = progress.add_task(f"Training: {name}", total=updates)
@@ -215,10 +207,9 @@ def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
 
 def train_students(run: Run) -> None:
     """All chains, one a core: so small a model gains little from a second thread."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
     chains = list(itertools.product(run.seeds, RECIPES))
     with (
-        Progress(*columns, TimeElapsedColumn(), console=console) as progress,
+        update_bars() as progress,
         ThreadPoolExecutor(max_workers=cores()) as pool,
     ):
         trained = [pool.submit(train_chain, run, recipe, seed, progress) for seed, recipe in chains]

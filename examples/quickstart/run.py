@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from w2v_compress.data.manifest import Utterance, read_manifest
@@ -24,6 +24,7 @@ from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.tables import markdown_table
 from w2v_compress.evaluation.wer import Interval, compare
 from w2v_compress.files import replacing, write_json
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
@@ -33,7 +34,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-from common import file_name, markdown_table, percent, train  # noqa: E402
+from common import console, file_name, percent, say, train, update_bars  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
@@ -45,18 +46,11 @@ QUANTIZED = {"teacher int8": "teacher", "student int8": "student"}
 COLUMNS = ["model", "params", "MB", "ms per s of audio", "WER", "CER"]
 SHOWN = ("teacher", "student", "student int8")
 
-console = Console()
-
-
-def say(text: str) -> None:
-    console.print(f"[bold]{text}[/bold]")
-
 
 def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
     """The last checkpoint of a training with student.yaml."""
     paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+    with update_bars() as progress:
         task = progress.add_task(f"Training: {name}", total=updates)
         return train(
             HERE / "student.yaml",

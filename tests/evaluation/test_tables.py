@@ -1,6 +1,7 @@
 """The table of "Shrinking Bigfoot": the paper's figures, ours in its rows, and what must hold, on tiny networks."""
 
 import builtins
+import functools
 import json
 import shutil
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from w2v_compress import cli
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
@@ -49,16 +49,9 @@ def report(work: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["w2v-compress", "tables", "bigfoot", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return call
+def run(run: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """run(argument, ...) of `w2v-compress tables bigfoot`"""
+    return functools.partial(run, "tables", "bigfoot")
 
 
 def test_published_figures_give_the_ratios_that_the_paper_states() -> None:

@@ -24,4 +24,4 @@ BIGFOOT: dict[str, Published] = {
     "base": Published(wer=(3.17,)),
 }
 """Peng et al. 2021, "Shrinking Bigfoot: Reducing wav2vec 2.0 footprint" (arXiv 2103.15760), the tables of its results,
-under the names of `evaluation.tables.ENTRIES`."""
+under the names of `evaluation.bigfoot.ENTRIES`."""

@@ -52,11 +52,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as docs/results.md has it."""
-    parts = [_markdown_table(*table(report)), "".join(f"- {note}\n" for note in notes(report))]
-    return "\n".join([*parts, _markdown_table(*check_table(report))])
+    parts = [markdown_table(*table(report)), "".join(f"- {note}\n" for note in notes(report))]
+    return "\n".join([*parts, markdown_table(*check_table(report))])
 
 
-def _markdown_table(columns: list[str], lines: list[list[str]]) -> str:
+def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
+    """A table for a README, each line with its end."""
     return "".join(f"| {' | '.join(line)} |\n" for line in [columns, ["---"] * len(columns), *lines])
 
 

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..nn import AcousticModel, Architecture, FeatureMasks, Regularization
 from ..nn.feature_extractor import valid_mask
 from ..nn.layer_selection import SELECTIONS, check_layers, keep_layers, select_layers, starting_weights
-from ..runtime.fairseq_checkpoint import read_recognizer
+from ..runtime.fairseq_checkpoint import pretrained_settings, read_recognizer
 from ..runtime.model_file import Header
 from .teacher import valid_lengths
 
@@ -106,8 +106,7 @@ class StudentCtc(Wav2VecCtc):
         else:
             network = _from_initial(cfg, task, regularization)
             with open_dict(cfg):  # fairseq's task copies this into what it saves
-                task_settings = {"_name": "audio_pretraining", "data": "", "normalize": cfg.normalize}
-                cfg.w2v_args = {"model": network.architecture.to_fairseq(), "task": task_settings}
+                cfg.w2v_args = pretrained_settings(network.architecture, cfg.normalize)
         # fairseq builds the criterion after the model and gives it this task alone; projections need the width.
         task.student_architecture = network.architecture
         return cls(cfg, network)

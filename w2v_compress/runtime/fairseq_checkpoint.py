@@ -67,6 +67,14 @@ def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
     return model
 
 
+def pretrained_settings(architecture: Architecture, normalize: bool) -> dict[str, Any]:
+    """`w2v_args`: the settings of the pre-trained network as stock fairseq keeps them in a fine-tuned checkpoint."""
+    return {
+        "model": architecture.to_fairseq(),
+        "task": {"_name": "audio_pretraining", "data": "", "normalize": normalize},
+    }
+
+
 def write_checkpoint(path: Path, model: ModelFile) -> None:
     """Write `model` as stock fairseq saves a fine-tuned `wav2vec_ctc`, of plain data and tensors alone.
 
@@ -74,10 +82,7 @@ def write_checkpoint(path: Path, model: ModelFile) -> None:
     `task.data`, and `read_checkpoint` takes 32 units for LibriSpeech letters.
     """
     normalize = model.header.normalize
-    pretrained = {
-        "model": model.header.architecture.to_fairseq(),
-        "task": {"_name": "audio_pretraining", "data": "", "normalize": normalize},
-    }
+    pretrained = pretrained_settings(model.header.architecture, normalize)
     configuration = {
         "model": {"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": pretrained, "normalize": normalize, "data": ""},
         "task": {"_name": "audio_finetuning", "data": "", "labels": "ltr", "normalize": normalize},
