@@ -58,12 +58,11 @@ def quantize_activations(x: Tensor, dims: tuple[int, ...] = (-1,)) -> tuple[Tens
     always one of them.
     """
     low, high = x.amin(dims, keepdim=True).clamp_(max=0), x.amax(dims, keepdim=True).clamp_(min=0)
-    scale = (high - low).div_(254).clamp_(min=TINY)  # a step is spare for the rounding of the zero point
+    scale = (high - low).div_(253).clamp_(min=TINY)  # two steps are spare: the zero point and x are both rounded
     factor = scale.reciprocal()
-    zero = (low * -factor).round_()
-    # Truncation after adding a half is rounding, as all is positive: two passes over x. The bit turns 0..255 to int8.
-    steps = torch.addcmul(zero + 0.5, x, factor).to(torch.uint8)
-    return steps.bitwise_xor_(128).view(torch.int8), scale, zero.sub_(128)
+    zero = (low * -factor).round_().sub_(127)
+    # Plain passes in place: each is vectorized, which one addcmul with two broadcast operands is not.
+    return (x * factor).add_(zero).round_().to(torch.int8), scale, zero
 
 
 class Int8Module(nn.Module):
@@ -101,16 +100,16 @@ class Int8Module(nn.Module):
         Each row has its own scale and zero point: a loud frame costs a quiet one no precision, and a batch gives
         each utterance what it gets alone.
         """
-        out = rows.new_empty(*rows.shape[:-1], len(self.matrix))
+        out = rows.new_empty(*rows.shape[:-1], len(self.matrix), dtype=torch.float32)
         for windows, outputs in zip(rows, out, strict=True):
             for part, place in zip(windows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
                 integers, scale, zero = quantize_activations(part.float())
-                product = torch._int_mm(integers, self.matrix.t())
-                shift = (zero * scale).squeeze(1), self.sums * self.weight_scale
-                # Three passes over the output: what the zero point adds, the rows' scales, the channels' scales.
-                base = -torch.outer(*shift) if self.bias is None else torch.addr(self.bias, *shift, alpha=-1)
-                torch.addcmul(base, product * scale, self.weight_scale, out=place)
-        return out
+                # Plain passes in place, as in `quantize_activations`: a temporary tensor costs more than a pass.
+                place.copy_(torch._int_mm(integers, self.matrix.t())).mul_(scale).mul_(self.weight_scale)
+                place.addr_((zero * scale).squeeze(1), self.sums * self.weight_scale, alpha=-1)
+                if self.bias is not None:
+                    place.add_(self.bias)
+        return out.to(rows.dtype)
 
 
 class Int8Linear(Int8Module):
