@@ -35,15 +35,14 @@ def stock_model(architecture: Architecture) -> torch.nn.Module:
     from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
     from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc, Wav2VecEncoder
 
-    shape = architecture.to_dict()
-    shape["conv_feature_layers"] = repr([tuple(layer) for layer in shape.pop("conv_layers")])
-    units = shape.pop("num_units")
+    shape = architecture.to_fairseq()
+    del shape["_name"]
     network = Wav2Vec2Model(Wav2Vec2Config(**shape))
     network.remove_pretraining_modules()
     encoder = Wav2VecEncoder.__new__(Wav2VecEncoder)
     torch.nn.Module.__init__(encoder)
     encoder.w2v_model = network
-    encoder.proj = torch.nn.Linear(architecture.encoder_embed_dim, units)
+    encoder.proj = torch.nn.Linear(architecture.encoder_embed_dim, architecture.num_units)
     encoder.final_dropout = torch.nn.Dropout(0.0)
     encoder.apply_mask, encoder.freeze_finetune_updates, encoder.num_updates = False, 0, 0
     encoder.is_d2v_multi = False

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from w2v_compress.nn import AcousticModel, Architecture, FeatureMasks, Regularization
+from w2v_compress.nn import AcousticModel, Architecture, FeatureMasks, TrainingOptions
 
 ARCHITECTURE = Architecture(
     conv_layers=((16, 10, 5), (16, 8, 4)),
@@ -18,7 +18,7 @@ ARCHITECTURE = Architecture(
 
 def model(**settings: float) -> AcousticModel:
     torch.manual_seed(1)
-    return AcousticModel(ARCHITECTURE, regularization=Regularization(**settings))
+    return AcousticModel(ARCHITECTURE, options=TrainingOptions(**settings))
 
 
 def test_layer_drop_follows_the_seed_alone_and_at_its_rate():

@@ -22,7 +22,7 @@ from omegaconf import II, open_dict
 from torch import Tensor
 
 from ..errors import InputError
-from ..nn import AcousticModel, Architecture, FeatureMasks, Regularization
+from ..nn import AcousticModel, Architecture, FeatureMasks, TrainingOptions
 from ..nn.feature_extractor import valid_mask
 from ..nn.layer_selection import SELECTIONS, check_layers, keep_layers, select_layers, starting_weights
 from ..runtime.fairseq_checkpoint import pretrained_settings, read_recognizer
@@ -66,6 +66,10 @@ class StudentCtcConfig(FairseqDataclass):
         default=1.0, metadata={"help": "factor on the gradient of the feature extractor; 0 freezes it"}
     )
 
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "compute the layers again in the backward pass: less memory, more time"}
+    )
+
     apply_mask: bool = field(default=False, metadata={"help": "mask features in training"})
     mask_prob: float = field(default=0.5, metadata={"help": "share of frames to mask (spans overlap)"})
     mask_length: int = field(default=10, metadata={"help": "frames a span"})
@@ -97,14 +101,14 @@ class StudentCtc(Wav2VecCtc):
 
         Raises `InputError` when the initial checkpoint has other units or normalization than the task.
         """
-        regularization = Regularization(
-            **{choice.name: getattr(cfg, choice.name) for choice in dataclasses.fields(Regularization)}
+        options = TrainingOptions(
+            **{choice.name: getattr(cfg, choice.name) for choice in dataclasses.fields(TrainingOptions)}
         )
         if cfg.w2v_args is not None:
             architecture = Architecture.from_fairseq(cfg.w2v_args["model"], num_units=len(task.target_dictionary))
-            network = AcousticModel(architecture, regularization=regularization)
+            network = AcousticModel(architecture, options=options)
         else:
-            network = _from_initial(cfg, task, regularization)
+            network = _from_initial(cfg, task, options)
             with open_dict(cfg):  # fairseq's task copies this into what it saves
                 cfg.w2v_args = pretrained_settings(network.architecture, cfg.normalize)
         # fairseq builds the criterion after the model and gives it this task alone; projections need the width.
@@ -145,7 +149,7 @@ class StudentCtc(Wav2VecCtc):
         return FeatureMasks(*(None if mask is None else mask.to(device) for mask in (time, channels)))
 
 
-def _from_initial(cfg: StudentCtcConfig, task: FairseqTask, regularization: Regularization) -> AcousticModel:
+def _from_initial(cfg: StudentCtcConfig, task: FairseqTask, options: TrainingOptions) -> AcousticModel:
     """The student's network, with what it takes from the initial checkpoint."""
     if not cfg.init_checkpoint:
         raise InputError("model.init_checkpoint is empty; it must name a fine-tuned CTC checkpoint")
@@ -160,7 +164,7 @@ def _from_initial(cfg: StudentCtcConfig, task: FairseqTask, regularization: Regu
         kept = select_layers(cfg.layer_selection, shape.encoder_layers, cfg.encoder_layers or shape.encoder_layers)
     widths = {name: getattr(cfg, name) or getattr(shape, name) for name in LAYER_SHAPE}
     architecture = dataclasses.replace(shape, encoder_layers=len(kept), **widths)
-    network = AcousticModel(architecture, regularization=regularization)
+    network = AcousticModel(architecture, options=options)
     start = starting_weights(
         network.state_dict(),
         keep_layers(initial.state, kept),

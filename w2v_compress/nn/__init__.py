@@ -2,15 +2,19 @@
 
 from .acoustic_model import AcousticModel, AcousticOutput, FeatureMasks
 from .architecture import ARCHITECTURES, Architecture, named_architecture, parse_conv_layers
-from .encoder import Regularization
+from .compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
+from .encoder import TrainingOptions
 
 __all__ = [
     "ARCHITECTURES",
+    "UNCOMPRESSED",
     "AcousticModel",
     "AcousticOutput",
     "Architecture",
+    "CompressionPoint",
+    "CompressionSpace",
     "FeatureMasks",
-    "Regularization",
+    "TrainingOptions",
     "named_architecture",
     "parse_conv_layers",
 ]

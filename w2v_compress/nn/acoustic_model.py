@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .encoder import Encoder, Regularization
+from .compression import UNCOMPRESSED, CompressionPoint
+from .encoder import Encoder, TrainingOptions
 from .feature_extractor import FeatureExtractor, GroupNormStatistics
 
 
@@ -39,18 +40,18 @@ class Wav2Vec2Network(nn.Module):
     """Everything but the CTC head; fairseq's `w2v_encoder.w2v_model`."""
 
     def __init__(
-        self, architecture: Architecture, regularization: Regularization, group_norm_statistics: GroupNormStatistics
+        self, architecture: Architecture, options: TrainingOptions, group_norm_statistics: GroupNormStatistics
     ) -> None:
         super().__init__()
         features, channels = architecture.conv_layers[-1][0], architecture.encoder_embed_dim
-        self.feature_grad_mult = regularization.feature_grad_mult
+        self.feature_grad_mult = options.feature_grad_mult
         self.mask_emb = nn.Parameter(torch.empty(channels).uniform_())
         self.feature_extractor = FeatureExtractor(architecture, group_norm_statistics)
         self.layer_norm = nn.LayerNorm(features)
         # As in fairseq, there is no projection between equal widths.
         self.post_extract_proj = nn.Linear(features, channels) if features != channels else None
-        self.dropout_input = nn.Dropout(regularization.dropout_input)
-        self.encoder = Encoder(architecture, regularization)
+        self.dropout_input = nn.Dropout(options.dropout_input)
+        self.encoder = Encoder(architecture, options)
 
     def extract(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """Features (batch, frames, channels), with the gradient scaled by `feature_grad_mult`."""
@@ -62,7 +63,12 @@ class Wav2Vec2Network(nn.Module):
         return features
 
     def context(
-        self, features: Tensor, frame_lengths: Tensor | None, masks: FeatureMasks | None, keep_hidden: bool
+        self,
+        features: Tensor,
+        frame_lengths: Tensor | None,
+        point: CompressionPoint,
+        masks: FeatureMasks | None,
+        keep_hidden: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Encoder output (batch, frames, channels) and the hidden states."""
         x = self.layer_norm(features)
@@ -73,7 +79,7 @@ class Wav2Vec2Network(nn.Module):
             x = torch.where(masks.time.unsqueeze(-1), self.mask_emb.to(x), x)
         if masks is not None and masks.channels is not None:
             x = x.masked_fill(masks.channels.unsqueeze(1), 0)
-        return self.encoder(x, frame_lengths, keep_hidden)
+        return self.encoder(x, frame_lengths, point, keep_hidden)
 
 
 class AcousticModel(nn.Module):
@@ -88,14 +94,14 @@ class AcousticModel(nn.Module):
         self,
         architecture: Architecture,
         *,
-        regularization: Regularization | None = None,
+        options: TrainingOptions | None = None,
         group_norm_statistics: GroupNormStatistics = "valid",
     ) -> None:
         super().__init__()
-        regularization = regularization or Regularization()
+        options = options or TrainingOptions()
         self.architecture = architecture
-        self.w2v_model = Wav2Vec2Network(architecture, regularization, group_norm_statistics)
-        self.final_dropout = nn.Dropout(regularization.final_dropout)
+        self.w2v_model = Wav2Vec2Network(architecture, options, group_norm_statistics)
+        self.final_dropout = nn.Dropout(options.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_units)
         self.w2v_model.encoder.apply(_initialize_linear)
         nn.init.xavier_uniform_(self.proj.weight)
@@ -112,18 +118,24 @@ class AcousticModel(nn.Module):
         audio: Tensor,
         lengths: Tensor | None = None,
         *,
+        point: CompressionPoint = UNCOMPRESSED,
         masks: FeatureMasks | None = None,
         keep_hidden: bool = False,
     ) -> AcousticOutput:
-        """(batch, samples) and valid samples (batch,), or None when all rows are full -> `AcousticOutput`."""
+        """(batch, samples) and valid samples (batch,), or None when all rows are full -> `AcousticOutput`.
+
+        Frames are those of (1, 1, 1) at every `point`.
+        """
         features = self.w2v_model.extract(audio, lengths)
         frame_lengths = None if lengths is None else self.frame_lengths(lengths)
-        x, hidden = self.w2v_model.context(features, frame_lengths, masks, keep_hidden)
+        x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, keep_hidden)
         return AcousticOutput(self.proj(self.final_dropout(x)), frame_lengths, features, hidden)
 
-    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, lengths: Tensor | None = None, point: CompressionPoint = UNCOMPRESSED
+    ) -> tuple[Tensor, Tensor]:
         """(batch, samples), valid samples (batch,) or None -> logits (batch, frames, units), frames (batch,)"""
-        output = self.run(audio, lengths)
+        output = self.run(audio, lengths, point=point)
         if output.frame_lengths is None:
             return output.logits, torch.full((len(audio),), output.logits.shape[1], device=audio.device)
         return output.logits, output.frame_lengths

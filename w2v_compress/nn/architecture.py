@@ -11,6 +11,13 @@ from ..errors import InputError
 ConvLayers = tuple[tuple[int, int, int], ...]
 
 WAV2VEC2_CONV_LAYERS: ConvLayers = ((512, 10, 5),) + ((512, 3, 2),) * 4 + ((512, 2, 2),) * 2
+SEW_CONV_LAYERS: ConvLayers = (
+    (64, 10, 5),
+    *((128, 3, 2), (128, 1, 1)) * 2,
+    *((256, 3, 2), (256, 1, 1)) * 2,
+    *((512, 2, 2), (512, 1, 1)) * 2,
+)
+"""The compact feature extractor WFE-C of SEW, c = 64 and l = 1 (Wu et al. 2021, section 4)."""
 MOST_CONV_LAYERS = 64
 ACTIVATIONS = ("gelu", "relu")
 FAIRSEQ_ONLY = {"layer_type": "transformer", "pos_conv_depth": 1, "quantize_input": False, "crop_seq_to_multiple": 1}
@@ -40,11 +47,20 @@ class Architecture:
     conv_pos: int = 128
     """Kernel of the positional convolution, frames."""
     conv_pos_groups: int = 16
+    learned_upsampling: tuple[int, ...] = ()
+    """Squeeze factors with an upsampling layer of their own, as SEW has (Wu et al. 2021, section 4); without any,
+    frames are repeated, which serves every factor."""
     num_units: int = 32
     """Output classes, the CTC blank included."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", _checked_conv_layers(self.conv_layers))
+        factors = self.learned_upsampling
+        if not isinstance(factors, list | tuple) or any(type(factor) is not int or factor < 2 for factor in factors):
+            raise InputError(
+                f"architecture: `learned_upsampling` is {factors!r}; it must be a list of squeeze factors from 2"
+            )
+        object.__setattr__(self, "learned_upsampling", tuple(sorted(set(factors))))
         counts = [field.name for field in dataclasses.fields(self) if field.type is int]
         for name in counts:
             value = getattr(self, name)
@@ -78,11 +94,14 @@ class Architecture:
         return cls(**values)
 
     def to_fairseq(self) -> dict[str, Any]:
-        """The settings of fairseq's `wav2vec2` that build this network; it keeps `num_units` elsewhere."""
+        """The settings of fairseq's `wav2vec2`, or of our `stochastic_sew` where upsampling is learned, that build this
+        network; fairseq keeps `num_units` elsewhere."""
         settings = self.to_dict()
         del settings["num_units"]
         layers = settings.pop("conv_layers")
-        return {"_name": "wav2vec2", "conv_feature_layers": repr([tuple(layer) for layer in layers]), **settings}
+        factors = list(settings.pop("learned_upsampling"))
+        network = {"_name": "stochastic_sew", "learned_upsampling": factors} if factors else {"_name": "wav2vec2"}
+        return network | {"conv_feature_layers": repr([tuple(layer) for layer in layers]), **settings}
 
     @classmethod
     def from_fairseq(cls, settings: Mapping[str, Any], num_units: int) -> "Architecture":
@@ -180,13 +199,29 @@ _LARGE = Architecture(
     layer_norm_first=True,
 )
 
+_SEW_TINY = Architecture(
+    conv_layers=SEW_CONV_LAYERS,
+    encoder_embed_dim=512,
+    encoder_ffn_embed_dim=2048,
+    encoder_attention_heads=8,
+    conv_pos=31,
+    learned_upsampling=(2,),
+)
+_SEW_SMALL = dataclasses.replace(
+    _SEW_TINY, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     "base": Architecture(),
     "large": _LARGE,
     "student-12": dataclasses.replace(_LARGE, encoder_layers=12),
     "student-4": dataclasses.replace(_LARGE, encoder_layers=4),
+    "sew-tiny": _SEW_TINY,
+    "sew-small": _SEW_SMALL,
+    "sew-mid": dataclasses.replace(_SEW_SMALL, encoder_layers=24),
 }
-"""Architectures by name. The students are those of "Shrinking Bigfoot" (Peng et al. 2021, section 3)."""
+"""Architectures by name. The students are those of "Shrinking Bigfoot" (Peng et al. 2021, section 3), SEW that of Wu et
+al. 2021 with its squeeze factor of 2."""
 
 
 def named_architecture(name: str) -> Architecture:

@@ -3,9 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .feature_extractor import valid_mask
+from .pooling import mean_pool, pooled_length, repeat_upsample
+
 
 class SelfAttention(nn.Module):
-    """(batch, time, channels) -> the same (Vaswani et al. 2017, section 3.2.2), under fairseq's parameter names."""
+    """(batch, time, channels) -> the same (Vaswani et al. 2017, section 3.2.2), under fairseq's parameter names.
+
+    Queries, and keys with values, may be means over several frames (Vyas et al. 2022). A mean commutes with the affine
+    projections, and repetition with the output projection, so both happen on the short side of them.
+    """
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -19,9 +26,17 @@ class SelfAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, time, channels / heads)
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
-        """`attend`: (batch, 1, 1, time) bool, true at keys that may be seen; None for all."""
-        query, key, value = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))
+    def forward(self, x: Tensor, lengths: Tensor | None, query_pool: int = 1, key_value_pool: int = 1) -> Tensor:
+        """`lengths`: (batch,) valid frames, or None when all are; keys of padding are not seen."""
+        queries = mean_pool(x, query_pool, lengths)
+        keys = queries if key_value_pool == query_pool else mean_pool(x, key_value_pool, lengths)
+        attend = None
+        if lengths is not None:
+            attend = valid_mask(pooled_length(lengths, key_value_pool), keys.shape[1])[:, None, None, :]
+        query, key, value = (
+            self._split(projection(rows))
+            for projection, rows in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
+        )
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return repeat_upsample(self.out_proj(mixed.transpose(1, 2).flatten(2)), query_pool, x.shape[1])

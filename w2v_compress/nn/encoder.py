@@ -1,19 +1,25 @@
-"""Features to context: positional convolution and transformer layers (Baevski et al. 2020, section 2)."""
+"""Features to context: positional convolution and transformer layers (Baevski et al. 2020, section 2), at a point of
+compression (Vyas et al. 2022): squeezed frames (Wu et al. 2021, section 4), pooled queries, keys and values."""
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from ..errors import InputError
 from .architecture import Architecture
 from .attention import SelfAttention
+from .compression import UNCOMPRESSED, CompressionPoint
 from .feature_extractor import valid_mask
+from .pooling import mean_pool, pooled_length, repeat_upsample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularization:
+class TrainingOptions:
     """What is at work only in training; the names and places are fairseq's."""
 
     dropout: float = 0.0
@@ -26,12 +32,15 @@ class Regularization:
     """Probability of skipping a layer (Fan et al. 2019)."""
     feature_grad_mult: float = 1.0
     """Factor on the gradient that reaches the feature extractor; 0 freezes it."""
+    checkpoint_activations: bool = False
+    """Compute the layers again in the backward pass rather than keep what is inside: less memory, more time."""
 
 
 class WeightNormConvolution(nn.Module):
     """Grouped `nn.Conv1d` with "same" padding under weight norm over the kernel (fairseq: `weight_norm(dim=2)`).
 
-    (batch, time, channels) -> the same. An even kernel looks one frame further back than ahead.
+    (batch, time, channels) -> (batch, ceil(time / stride), channels). An even kernel looks one frame further back than
+    ahead. Output t is output `stride` * t of stride 1: one convolution serves every squeeze factor.
     """
 
     def __init__(self, channels: int, kernel: int, groups: int) -> None:
@@ -46,26 +55,24 @@ class WeightNormConvolution(nn.Module):
         """The weight to compute with, (channels, channels / groups, kernel)."""
         return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         weight = self.effective_weight()
-        kernel = weight.shape[2]
-        x = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=kernel // 2, groups=self.groups)
-        if kernel % 2 == 0:
-            x = x[:, :, :-1]
-        return x.transpose(1, 2)
+        frames = -(-x.shape[1] // stride)
+        x = F.conv1d(x.transpose(1, 2), weight, self.bias, stride, padding=weight.shape[2] // 2, groups=self.groups)
+        return x[:, :, :frames].transpose(1, 2)
 
 
 class EncoderLayer(nn.Module):
     """Attention and feed-forward block, layer norm before or after each. (batch, time, channels) -> the same"""
 
-    def __init__(self, architecture: Architecture, regularization: Regularization) -> None:
+    def __init__(self, architecture: Architecture, options: TrainingOptions) -> None:
         super().__init__()
         channels = architecture.encoder_embed_dim
         self.layer_norm_first = architecture.layer_norm_first
         self.activation = F.gelu if architecture.activation_fn == "gelu" else F.relu
-        self.dropout = nn.Dropout(regularization.dropout)
-        self.activation_dropout = nn.Dropout(regularization.activation_dropout)
-        self.self_attn = SelfAttention(channels, architecture.encoder_attention_heads, regularization.attention_dropout)
+        self.dropout = nn.Dropout(options.dropout)
+        self.activation_dropout = nn.Dropout(options.activation_dropout)
+        self.self_attn = SelfAttention(channels, architecture.encoder_attention_heads, options.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, architecture.encoder_ffn_embed_dim)
         self.fc2 = nn.Linear(architecture.encoder_ffn_embed_dim, channels)
@@ -74,29 +81,34 @@ class EncoderLayer(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))
 
-    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None, query_pool: int = 1, key_value_pool: int = 1) -> Tensor:
+        """`lengths`: (batch,) valid frames, or None when all are. Residual and feed-forward stay at the full rate."""
+        pools = query_pool, key_value_pool
         if self.layer_norm_first:
-            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), attend))
+            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), lengths, *pools))
             return x + self._feed_forward(self.final_layer_norm(x))
-        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, attend)))
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, lengths, *pools)))
         return self.final_layer_norm(x + self._feed_forward(x))
 
 
 class Encoder(nn.Module):
     """(batch, time, channels) -> the same, and what there is after each layer, if asked for."""
 
-    def __init__(self, architecture: Architecture, regularization: Regularization) -> None:
+    def __init__(self, architecture: Architecture, options: TrainingOptions) -> None:
         super().__init__()
         channels = architecture.encoder_embed_dim
         self.layer_norm_first = architecture.layer_norm_first
-        self.layerdrop = regularization.layerdrop
-        self.dropout = nn.Dropout(regularization.dropout)
+        self.checkpoint_activations = options.checkpoint_activations
+        self.layerdrop = options.layerdrop
+        self.dropout = nn.Dropout(options.dropout)
         positional = WeightNormConvolution(channels, architecture.conv_pos, architecture.conv_pos_groups)
         self.pos_conv = nn.ModuleList([positional])  # fairseq's name is pos_conv.0
-        self.layers = nn.ModuleList(
-            EncoderLayer(architecture, regularization) for _ in range(architecture.encoder_layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(architecture, options) for _ in range(architecture.encoder_layers))
         self.layer_norm = nn.LayerNorm(channels)
+        # Without learned upsampling, frames are repeated, and nothing in the network depends on the squeeze factor.
+        self.upsampling = nn.ModuleDict(
+            {str(squeeze): nn.Linear(channels, squeeze * channels) for squeeze in architecture.learned_upsampling}
+        )
 
     def layers_to_skip(self) -> set[int]:
         """Those that layer drop leaves out of this pass, in training only.
@@ -109,14 +121,25 @@ class Encoder(nn.Module):
         draws = torch.rand(len(self.layers), generator=torch.Generator().manual_seed(torch.initial_seed()))
         return {layer for layer, draw in enumerate(draws.tolist()) if draw < self.layerdrop}
 
-    def forward(self, x: Tensor, lengths: Tensor | None, keep_hidden: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """`lengths`: (batch,) valid frames, or None when all are."""
-        attend = None
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        point: CompressionPoint = UNCOMPRESSED,
+        keep_hidden: bool = False,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`lengths`: (batch,) valid frames, or None when all are.
+
+        Raises `InputError` when the network has no such point.
+        """
+        time, squeeze = x.shape[1], point.squeeze
+        self._check_squeeze(point)
+        pools = point.of_layers(len(self.layers))
+        if lengths is not None:  # the positional convolution must not see padding
+            x = x.masked_fill(~valid_mask(lengths, time).unsqueeze(-1), 0)
+        x = mean_pool(x, squeeze, lengths) + F.gelu(self.pos_conv[0](x, squeeze))
         if lengths is not None:
-            valid = valid_mask(lengths, x.shape[1])
-            x = x * valid.unsqueeze(-1).to(x)  # the positional convolution must not see padding
-            attend = valid[:, None, None, :]
-        x = x + F.gelu(self.pos_conv[0](x))
+            lengths = pooled_length(lengths, squeeze)
         if not self.layer_norm_first:
             x = self.layer_norm(x)
         x = self.dropout(x)
@@ -124,9 +147,29 @@ class Encoder(nn.Module):
         skipped = self.layers_to_skip()
         for index, layer in enumerate(self.layers):
             if index not in skipped:
-                x = layer(x, attend)
+                x = self._run(layer, x, lengths, *pools[index])
             if keep_hidden:  # of a skipped layer too, what it lets through, so that the count stays
-                hidden.append(x)
+                hidden.append(repeat_upsample(x, squeeze, time))
         if self.layer_norm_first:
             x = self.layer_norm(x)
-        return x, hidden
+        return self._upsample(x, squeeze, time), hidden
+
+    def _check_squeeze(self, point: CompressionPoint) -> None:
+        if self.upsampling and str(point.squeeze) not in ("1", *self.upsampling):
+            raise InputError(
+                f"compression point {point}: this network learned to upsample for a squeeze of "
+                f"{', '.join(self.upsampling)}; it must be one of these or 1"
+            )
+
+    def _run(self, layer: nn.Module, *arguments: Any) -> Tensor:
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, *arguments, use_reentrant=False)
+        return layer(*arguments)
+
+    def _upsample(self, x: Tensor, squeeze: int, time: int) -> Tensor:
+        """(batch, ceil(time / squeeze), channels) -> (batch, time, channels): a learned map (Wu et al. 2021), or each
+        frame `squeeze` times."""
+        if squeeze == 1 or not self.upsampling:
+            return repeat_upsample(x, squeeze, time)
+        parts = F.gelu(self.upsampling[str(squeeze)](x))
+        return parts.unflatten(2, (squeeze, -1)).flatten(1, 2)[:, :time]

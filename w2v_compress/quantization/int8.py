@@ -143,7 +143,7 @@ class Int8Convolution(Int8Module):
 
 
 class Int8PositionalConvolution(Int8Module):
-    """`WeightNormConvolution` with an int8 weight, the norm worked in: (batch, time, channels) -> the same
+    """`WeightNormConvolution` with an int8 weight, the norm worked in, and its shapes.
 
     A window of 128 frames overlaps the next in all but one, so the input is quantized once, with a scale for each
     utterance and group: frames that are zero, as padding is, do not change it.
@@ -157,19 +157,20 @@ class Int8PositionalConvolution(Int8Module):
         """(groups, channels / groups, kernel * channels / groups)"""
         return self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         _, width, kernel = self.weight.shape
         before, after = kernel // 2, (kernel - 1) // 2
         if not (x.is_cpu and has_int8_units()):
             padded = F.pad(x.transpose(1, 2).float(), (before, after))
-            wide = F.conv1d(padded, self.wide_weight(), self.bias, groups=self.groups)
+            wide = F.conv1d(padded, self.wide_weight(), self.bias, stride, groups=self.groups)
             return wide.transpose(1, 2).to(x.dtype)
         padded = F.pad(x.float(), (0, 0, before, after)).unflatten(2, (self.groups, width)).transpose(1, 2)
         integers, scale, zero = quantize_activations(padded.contiguous(), (2, 3))  # (batch, groups, time, width)
-        out = x.new_empty(len(x), self.groups, x.shape[1], width, dtype=torch.int32)
+        out = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
-                windows = frames.flatten().unfold(0, kernel * width, width).contiguous()  # (time, kernel * width)
+                # (frames, kernel * width)
+                windows = frames.flatten().unfold(0, kernel * width, stride * width).contiguous()
                 torch._int_mm(windows, self.matrix[group].t(), out=out[index, group])
         product = (out - zero * self.sums.unsqueeze(1)).mul_(scale)
         wide = product.transpose(1, 2).flatten(2) * self.weight_scale

@@ -3,7 +3,8 @@
 `paper`: the Linear layers, as "Shrinking Bigfoot" has it (Peng et al. 2021, section 3). `full`: the convolutions too.
 Either way `keep` names parts that stay in floating point. A part is what is switched as a whole: `extractor.N` (a
 convolution of the extractor), `projection` (from features to the encoder's width), `positional` (the positional
-convolution), `layers.N` (a transformer layer) and `head` (the CTC head), counted from 0 as in the tensors' names.
+convolution), `upsampling.S` (learned, of the squeeze factor S), `layers.N` (a transformer layer) and `head` (the CTC
+head), counted from 0 as in the tensors' names.
 """
 
 import re
@@ -25,6 +26,7 @@ PART_NAMES = (
     (re.compile(r"w2v_model\.feature_extractor\.conv_layers\.(\d+)\.0"), r"extractor.\1"),
     (re.compile(r"w2v_model\.post_extract_proj"), "projection"),
     (re.compile(r"w2v_model\.encoder\.pos_conv\.0"), "positional"),
+    (re.compile(r"w2v_model\.encoder\.upsampling\.(\d+)"), r"upsampling.\1"),
     (re.compile(r"w2v_model\.encoder\.layers\.(\d+)\..*"), r"layers.\1"),
     (re.compile(r"proj"), "head"),
 )
