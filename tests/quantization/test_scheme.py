@@ -1,12 +1,13 @@
 """Which parts become int8, what that makes of a whole network, and what it refuses."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import ARCHITECTURES, AcousticModel, Architecture
+from w2v_compress.nn import ARCHITECTURES, AcousticModel, Architecture, CompressionPoint
 from w2v_compress.quantization import scheme
 
 ARCHITECTURE = Architecture(
@@ -18,6 +19,7 @@ ARCHITECTURE = Architecture(
     conv_pos=16,
     conv_pos_groups=4,
 )
+LEARNED = dataclasses.replace(ARCHITECTURE, learned_upsampling=(2, 4))
 PARTS = ["extractor.1", "extractor.2", "projection", "positional", "layers.0", "layers.1", "head"]
 
 
@@ -37,6 +39,9 @@ def test_parts_follow_the_data():
     model = AcousticModel(ARCHITECTURE)
     assert list(scheme.parts(model, "full")) == PARTS
     assert list(scheme.parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
+    learned = scheme.parts(AcousticModel(LEARNED), "full")
+    assert set(learned) == {*PARTS, "upsampling.2", "upsampling.4"}
+    assert learned["upsampling.4"] == ["w2v_model.encoder.upsampling.4"]
 
 
 @torch.no_grad()
@@ -71,6 +76,29 @@ def test_a_batch_gives_each_utterance_what_it_gets_alone(mode: Any):
     audio[1, 7000:] = 0
     logits, frames = small(audio, torch.tensor([16000, 7000]))
     alone, _ = small(audio[1:, :7000])
+    torch.testing.assert_close(logits[1, : frames[1]], alone[0], atol=1e-2, rtol=1e-2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("point", ["1,1,1", "2,1,1", "3,1,1", "4,1,1", "2,2,2", "4,2:1,1:3"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_every_point_stays_close_and_independent_of_the_batch(point: str, learned: bool):
+    torch.manual_seed(1)
+    model = AcousticModel(LEARNED if learned else ARCHITECTURE).eval()
+    small = quantized_model(model, {"scheme": "full"})
+    audio = torch.randn(2, 16000)
+    audio[1] *= 0.01
+    audio[1, 7000:] = 0
+    lengths, at = torch.tensor([16000, 7000]), CompressionPoint.parse(point)
+    if learned and at.squeeze == 3:
+        with pytest.raises(InputError, match="learned to upsample for a squeeze of 2, 4"):
+            small(audio, lengths, at)
+        return
+    expected, _ = model(audio, lengths, at)
+    logits, frames = small(audio, lengths, at)
+    error = (logits - expected)[0]
+    assert 0 < error.square().mean().sqrt() < 0.02 * expected[0].std() + 0.01
+    alone, _ = small(audio[1:, :7000], None, at)
     torch.testing.assert_close(logits[1, : frames[1]], alone[0], atol=1e-2, rtol=1e-2)
 
 

@@ -103,7 +103,7 @@ class AcousticModel(nn.Module):
         self.w2v_model = Wav2Vec2Network(architecture, options, group_norm_statistics)
         self.final_dropout = nn.Dropout(options.final_dropout)
         self.proj = nn.Linear(architecture.encoder_embed_dim, architecture.num_units)
-        self.w2v_model.encoder.apply(_initialize_linear)
+        self.w2v_model.encoder.apply(initialize_linear)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
@@ -121,14 +121,16 @@ class AcousticModel(nn.Module):
         point: CompressionPoint = UNCOMPRESSED,
         masks: FeatureMasks | None = None,
         keep_hidden: bool = False,
+        frozen: bool = False,
     ) -> AcousticOutput:
         """(batch, samples) and valid samples (batch,), or None when all rows are full -> `AcousticOutput`.
 
-        Frames are those of (1, 1, 1) at every `point`.
+        Frames are those of (1, 1, 1) at every `point`. With `frozen`, only the CTC head gets gradients.
         """
-        features = self.w2v_model.extract(audio, lengths)
         frame_lengths = None if lengths is None else self.frame_lengths(lengths)
-        x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, keep_hidden)
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            features = self.w2v_model.extract(audio, lengths)
+            x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, keep_hidden)
         return AcousticOutput(self.proj(self.final_dropout(x)), frame_lengths, features, hidden)
 
     def forward(
@@ -141,8 +143,8 @@ class AcousticModel(nn.Module):
         return output.logits, output.frame_lengths
 
 
-def _initialize_linear(module: nn.Module) -> None:
-    """BERT's initialization, as fairseq gives the transformer layers."""
-    if isinstance(module, nn.Linear):
+def initialize_linear(module: nn.Module) -> None:
+    """BERT's initialization, as fairseq gives the transformer layers; `Upsampling` has its own."""
+    if type(module) is nn.Linear:
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

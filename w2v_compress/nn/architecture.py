@@ -19,7 +19,11 @@ SEW_CONV_LAYERS: ConvLayers = (
 )
 """The compact feature extractor WFE-C of SEW, c = 64 and l = 1 (Wu et al. 2021, section 4)."""
 MOST_CONV_LAYERS = 64
-ACTIVATIONS = ("gelu", "relu")
+CHOICES = (
+    ("extractor_mode", ("default", "layer_norm")),
+    ("activation_fn", ("gelu", "relu")),
+    ("upsampling_activation", ("gelu", "none")),
+)
 FAIRSEQ_ONLY = {"layer_type": "transformer", "pos_conv_depth": 1, "quantize_input": False, "crop_seq_to_multiple": 1}
 """Settings of fairseq's `wav2vec2` that change the network in ways ours does not know, and their only allowed value."""
 
@@ -50,6 +54,8 @@ class Architecture:
     learned_upsampling: tuple[int, ...] = ()
     """Squeeze factors with an upsampling layer of their own, as SEW has (Wu et al. 2021, section 4); without any,
     frames are repeated, which serves every factor."""
+    upsampling_activation: Literal["gelu", "none"] = "gelu"
+    """After that layer: `gelu` in SEW; `none` makes it a linear map, which starts as repetition."""
     num_units: int = 32
     """Output classes, the CTC blank included."""
 
@@ -69,7 +75,7 @@ class Architecture:
         for name in ("conv_bias", "layer_norm_first"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"architecture: `{name}` is {getattr(self, name)!r}; it must be true or false")
-        for name, allowed in (("extractor_mode", ("default", "layer_norm")), ("activation_fn", ACTIVATIONS)):
+        for name, allowed in CHOICES:
             if getattr(self, name) not in allowed:
                 raise InputError(
                     f"architecture: `{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
@@ -100,12 +106,19 @@ class Architecture:
         del settings["num_units"]
         layers = settings.pop("conv_layers")
         factors = list(settings.pop("learned_upsampling"))
-        network = {"_name": "stochastic_sew", "learned_upsampling": factors} if factors else {"_name": "wav2vec2"}
+        activation = settings.pop("upsampling_activation")
+        network: dict[str, Any] = {"_name": "wav2vec2"}
+        if factors:
+            network = {
+                "_name": "stochastic_sew",
+                "learned_upsampling": factors,
+                "upsampling_activation": activation,
+            }
         return network | {"conv_feature_layers": repr([tuple(layer) for layer in layers]), **settings}
 
     @classmethod
     def from_fairseq(cls, settings: Mapping[str, Any], num_units: int) -> "Architecture":
-        """The inverse of `to_fairseq`, for the settings in any `wav2vec2` checkpoint.
+        """The inverse of `to_fairseq`, for the settings in any checkpoint of `wav2vec2` or of our models over it.
 
         Raises `InputError` that names a setting which this network does not have.
         """
@@ -114,6 +127,9 @@ class Architecture:
                 raise InputError(f"`{name}` is {settings[name]!r}; only {allowed!r} is supported")
         names = {field.name for field in dataclasses.fields(cls)} - {"conv_layers", "num_units"}
         fields = {name: settings[name] for name in sorted(names & settings.keys())}
+        if "squeeze_factor" in settings:  # our `sew`, which learns to upsample for the one factor that it has
+            fields["learned_upsampling"] = [settings["squeeze_factor"]] if settings["squeeze_factor"] != 1 else []
+            fields["upsampling_activation"] = "gelu"
         if settings.get("conv_feature_layers"):
             fields["conv_layers"] = parse_conv_layers(str(settings["conv_feature_layers"]))
         return cls(**fields, num_units=num_units)

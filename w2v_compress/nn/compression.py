@@ -116,12 +116,12 @@ class CompressionSpace:
     def __post_init__(self) -> None:
         for name in ("squeeze", "query_pool", "key_value_pool"):
             factors = getattr(self, name)
+            for factor in factors:
+                _check_factor(factor, name, self)
             if not factors or len(set(factors)) != len(factors):
                 raise InputError(
                     f"compression space: `{name}` is {list(factors)}; it must list one factor or more, each once"
                 )
-            for factor in factors:
-                _check_factor(factor, name, self)
         if len(set(self.points)) != len(self.points):
             raise InputError("compression space: `points` must list each point once")
         if self.points and self.layer_wise:

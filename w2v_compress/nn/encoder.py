@@ -91,6 +91,25 @@ class EncoderLayer(nn.Module):
         return self.final_layer_norm(x + self._feed_forward(x))
 
 
+class Upsampling(nn.Linear):
+    """(batch, groups, channels) -> (batch, groups, squeeze * channels): a frame for each of those under the group.
+
+    Without an activation after it, it starts as repetition: a network that was trained without it loses nothing.
+    """
+
+    def __init__(self, channels: int, squeeze: int, activation: str) -> None:
+        self.squeeze, self.linear = squeeze, activation == "none"
+        super().__init__(channels, squeeze * channels)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.bias)
+        if self.linear:
+            with torch.no_grad():
+                self.weight.copy_(torch.eye(self.in_features).repeat(self.squeeze, 1))
+        else:  # as in the code of SEW
+            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+
 class Encoder(nn.Module):
     """(batch, time, channels) -> the same, and what there is after each layer, if asked for."""
 
@@ -107,8 +126,12 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(channels)
         # Without learned upsampling, frames are repeated, and nothing in the network depends on the squeeze factor.
         self.upsampling = nn.ModuleDict(
-            {str(squeeze): nn.Linear(channels, squeeze * channels) for squeeze in architecture.learned_upsampling}
+            {
+                str(squeeze): Upsampling(channels, squeeze, architecture.upsampling_activation)
+                for squeeze in architecture.learned_upsampling
+            }
         )
+        self.upsampling_activation = F.gelu if architecture.upsampling_activation == "gelu" else nn.Identity()
 
     def layers_to_skip(self) -> set[int]:
         """Those that layer drop leaves out of this pass, in training only.
@@ -133,8 +156,7 @@ class Encoder(nn.Module):
         Raises `InputError` when the network has no such point.
         """
         time, squeeze = x.shape[1], point.squeeze
-        self._check_squeeze(point)
-        pools = point.of_layers(len(self.layers))
+        pools = self.pools_at(point)
         if lengths is not None:  # the positional convolution must not see padding
             x = x.masked_fill(~valid_mask(lengths, time).unsqueeze(-1), 0)
         x = mean_pool(x, squeeze, lengths) + F.gelu(self.pos_conv[0](x, squeeze))
@@ -154,12 +176,14 @@ class Encoder(nn.Module):
             x = self.layer_norm(x)
         return self._upsample(x, squeeze, time), hidden
 
-    def _check_squeeze(self, point: CompressionPoint) -> None:
+    def pools_at(self, point: CompressionPoint) -> list[tuple[int, int]]:
+        """(query pooling, key-value pooling) of each layer; `InputError` when the network has no such point."""
         if self.upsampling and str(point.squeeze) not in ("1", *self.upsampling):
             raise InputError(
                 f"compression point {point}: this network learned to upsample for a squeeze of "
                 f"{', '.join(self.upsampling)}; it must be one of these or 1"
             )
+        return point.of_layers(len(self.layers))
 
     def _run(self, layer: nn.Module, *arguments: Any) -> Tensor:
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
@@ -171,5 +195,5 @@ class Encoder(nn.Module):
         frame `squeeze` times."""
         if squeeze == 1 or not self.upsampling:
             return repeat_upsample(x, squeeze, time)
-        parts = F.gelu(self.upsampling[str(squeeze)](x))
+        parts = self.upsampling_activation(self.upsampling[str(squeeze)](x))
         return parts.unflatten(2, (squeeze, -1)).flatten(1, 2)[:, :time]

@@ -169,8 +169,9 @@ class Int8PositionalConvolution(Int8Module):
         out = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
-                # (frames, kernel * width)
-                windows = frames.flatten().unfold(0, kernel * width, stride * width).contiguous()
+                windows = frames.flatten().unfold(0, kernel * width, stride * width)  # (frames, kernel * width)
+                # A copy always: a single window is contiguous whatever its stride is, and _int_mm misreads that stride.
+                windows = windows.clone(memory_format=torch.contiguous_format)
                 torch._int_mm(windows, self.matrix[group].t(), out=out[index, group])
         product = (out - zero * self.sums.unsqueeze(1)).mul_(scale)
         wide = product.transpose(1, 2).flatten(2) * self.weight_scale

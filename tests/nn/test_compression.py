@@ -1,0 +1,201 @@
+"""Compression points and spaces: how they are written, what is refused, and what is sampled."""
+
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from w2v_compress.errors import InputError
+from w2v_compress.nn import UNCOMPRESSED, CompressionPoint, CompressionSpace
+from w2v_compress.nn.compression import LARGEST_FACTOR, parse_points
+
+POINTS = {
+    "1,1,1": CompressionPoint(),
+    "2,1,1": CompressionPoint(2),
+    "3,2,4": CompressionPoint(3, 2, 4),
+    "2,1:1:2:2,2": CompressionPoint(2, (1, 1, 2, 2), 2),
+    "16,1:2,2:1": CompressionPoint(16, (1, 2), (2, 1)),
+}
+CHI_SQUARE_999 = {3: 16.27, 15: 37.70}
+"""What a sum of so many squared normal variables exceeds once in a thousand times (tables of the distribution)."""
+
+
+@pytest.mark.parametrize("text", POINTS)
+def test_a_point_is_read_as_it_is_written(text: str):
+    assert CompressionPoint.parse(text) == POINTS[text]
+    assert str(POINTS[text]) == text
+    assert hash(CompressionPoint.parse(text)) == hash(POINTS[text])
+
+
+def test_the_same_function_is_written_in_one_way():
+    assert CompressionPoint.parse("2,1:1:1,2:2:2") == CompressionPoint(2, 1, 2)
+    assert str(CompressionPoint(1, (2, 2), (1, 2))) == "1,2,1:2"
+    assert CompressionPoint.parse(" 2, 1, 1 ") == CompressionPoint(2)
+    assert parse_points(["1,1,1", "2,1,1"]) == (UNCOMPRESSED, CompressionPoint(2))
+
+
+@pytest.mark.parametrize(("text", "label"), [("2,1,1", "s2_q1_k1"), ("2,1:1:2:2,2", "s2_q1-1-2-2_k2")])
+def test_labels_hold_what_names_of_metrics_may(text: str, label: str):
+    assert CompressionPoint.parse(text).label == label
+
+
+def test_labels_differ_where_points_do():
+    factors = (1, 2, (1, 2), (2, 1), (1, 1, 2))
+    points = {
+        CompressionPoint(squeeze, *pools) for squeeze in (1, 2, 12) for pools in itertools.product(factors, factors)
+    }
+    assert len({point.label for point in points}) == len({str(point) for point in points}) == len(points)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "2,1", "2,1,1,1", "a,1,1", "2,1.5,1", "1:2,1,1", "2,,1", "2,1:,1", "(2,1,1)"]
+)
+def test_what_is_no_point_is_refused_with_an_example(text: str):
+    with pytest.raises(InputError, match="it must be S,Q,K such as 2,1,1"):
+        CompressionPoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("factors", "name", "value"),
+    [
+        ((0, 1, 1), "squeeze", "0"),
+        ((1, -1, 1), "query_pool", "-1"),
+        ((1, 1, LARGEST_FACTOR + 1), "key_value_pool", "17"),
+        ((1, (1, 0), 1), "query_pool", "0"),
+        ((2.0, 1, 1), "squeeze", "2.0"),
+        ((True, 1, 1), "squeeze", "True"),
+        ((1, "2", 1), "query_pool", "'2'"),
+    ],
+)
+def test_impossible_factors_are_named(factors: tuple[Any, ...], name: str, value: str):
+    with pytest.raises(InputError, match=f"`{name}` holds {value}; a factor must be a whole number from 1 to 16"):
+        CompressionPoint(*factors)
+
+
+def test_factors_of_each_layer():
+    assert CompressionPoint(3, 2, 4).of_layers(3) == [(2, 4)] * 3
+    assert CompressionPoint.parse("2,1:2:4,2").of_layers(3) == [(1, 2), (2, 2), (4, 2)]
+    with pytest.raises(InputError, match="`query_pool` has 3 factors, and the network 4 layers"):
+        CompressionPoint.parse("2,1:2:4,2").of_layers(4)
+    with pytest.raises(InputError, match="`key_value_pool` has 2 factors"):
+        CompressionPoint.parse("2,1,1:2").of_layers(12)
+
+
+def test_the_default_space_is_every_combination_least_compressed_first():
+    space = CompressionSpace()
+    points = space.all_points()
+    assert points == [CompressionPoint(*point) for point in itertools.product((1, 2, 3, 4), (1, 2), (1, 2))]
+    assert (space.largest, space.smallest) == (UNCOMPRESSED, CompressionPoint(4, 2, 2))
+    assert all(point in space for point in points)
+    assert CompressionPoint(5) not in space
+    assert CompressionPoint(1, 3) not in space
+    assert CompressionPoint(1, (1, 2)) not in space
+    assert CompressionPoint(1, (1, 2)) in dataclasses.replace(space, layer_wise=True)
+    assert CompressionPoint(1, (1, 3)) not in dataclasses.replace(space, layer_wise=True)
+
+
+def test_listed_points_are_the_space():
+    points = parse_points(["4,1,1", "2,1:2,1", "2,1,1"])
+    space = CompressionSpace(points=points)
+    assert space.all_points() == list(points)
+    assert (space.largest, space.smallest) == (CompressionPoint(2), CompressionPoint(4))
+    assert UNCOMPRESSED not in space
+    assert {space.sample(1, update, 2) for update in range(60)} == set(points)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"squeeze": ()}, r"`squeeze` is \[\]; it must list one factor or more"),
+        ({"query_pool": (1, 2, 1)}, r"`query_pool` is \[1, 2, 1\]; it must list one factor or more, each once"),
+        ({"key_value_pool": (1, 99)}, "compression space: `key_value_pool` holds 99"),
+        ({"squeeze": (1, 2.5)}, "`squeeze` holds 2.5"),
+        ({"points": (UNCOMPRESSED, UNCOMPRESSED)}, "`points` must list each point once"),
+        ({"points": (UNCOMPRESSED,), "layer_wise": True}, "`layer_wise` samples factors"),
+    ],
+)
+def test_impossible_spaces_are_named(fields: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        CompressionSpace(**fields)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        CompressionSpace(),
+        CompressionSpace(squeeze=(2,), query_pool=(1, 3), layer_wise=True),
+        CompressionSpace(points=parse_points(["2,1:2,1", "1,1,1"])),
+    ],
+)
+def test_a_space_goes_through_json(space: CompressionSpace):
+    assert CompressionSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, 2], "must have no fields but squeeze"),
+        ({"factor": [1]}, "must have no fields but squeeze"),
+        ({"squeeze": 2}, "`squeeze` is 2; it must be a list"),
+        ({"squeeze": ["2"]}, "`squeeze` holds '2'"),
+        ({"points": "1,1,1"}, "`points` is '1,1,1'; it must be a list"),
+        ({"points": ["1,1"]}, "compression point '1,1' cannot be read"),
+        ({"points": [[1, 1, 1]]}, "cannot be read"),
+        ({"layer_wise": 1}, "`layer_wise` is 1; it must be true or false"),
+    ],
+)
+def test_values_that_are_no_space_are_refused(values: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        CompressionSpace.from_dict(values)
+
+
+@pytest.mark.parametrize("layer_wise", [False, True])
+def test_samples_are_a_function_of_seed_update_and_draw(layer_wise: bool):
+    space = CompressionSpace(layer_wise=layer_wise)
+
+    def samples(seed: int, updates: range, draw: int = 0) -> list[CompressionPoint]:
+        return [space.sample(seed, update, 12, draw) for update in updates]
+
+    first = samples(1, range(200))
+    assert all(point in space for point in first)
+    assert samples(1, range(100, 200)) == first[100:]  # resumed
+    for other in (samples(2, range(200)), samples(1, range(200), draw=1), samples(1, range(200, 400))):
+        assert sum(one == another for one, another in zip(first, other, strict=True)) < 40
+
+
+def test_samples_do_not_change_with_versions():
+    """A run that resumes under another release must go on as it began: these were drawn once."""
+    space = CompressionSpace()
+    assert [str(space.sample(1, update, 12)) for update in range(6)] == [
+        *("2,2,2", "3,1,1", "3,1,2", "2,1,2", "3,1,1", "4,1,1")
+    ]
+    assert str(CompressionSpace(layer_wise=True).sample(1, 0, 4)) == "2,2:2:2:1,1:2:2:1"
+
+
+def test_negative_seeds_and_late_updates_are_fine():
+    assert CompressionSpace().sample(-1, 10**7, 12) in CompressionSpace()
+
+
+def chi_square(counts: list[int]) -> float:
+    expected = sum(counts) / len(counts)
+    return sum((count - expected) ** 2 / expected for count in counts)
+
+
+def test_points_are_uniform():
+    """Over 10,000 updates: each factor, and all combinations, so that the factors are independent too."""
+    space = CompressionSpace()
+    points = [space.sample(7, update, 12) for update in range(10_000)]
+    assert chi_square([points.count(point) for point in space.all_points()]) < CHI_SQUARE_999[15]
+    squeezes = [point.squeeze for point in points]
+    assert chi_square([squeezes.count(factor) for factor in space.squeeze]) < CHI_SQUARE_999[3]
+
+
+def test_layers_are_uniform_and_independent():
+    """Factors of neighbouring layers, as pairs of queries and keys."""
+    space = CompressionSpace(layer_wise=True)
+    layers = [space.sample(7, update, 3).of_layers(3) for update in range(10_000)]
+    neighbours = [first + second for first, second, _ in layers]
+    counts = [neighbours.count(pools) for pools in itertools.product((1, 2), repeat=4)]
+    assert chi_square(counts) < CHI_SQUARE_999[15]
