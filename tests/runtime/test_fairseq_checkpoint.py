@@ -179,6 +179,75 @@ def test_student_checkpoints_have_the_same_form(stock: Callable[..., Stock], tmp
     assert_same_logits(original, read_checkpoint(save(original.checkpoint, tmp_path / "student.pt")).model)
 
 
+SPACE = {"squeeze": [1, 2], "query_pool": [1], "key_value_pool": [1, 3], "points": [], "layer_wise": False, "point": ""}
+ALL = ["1,1,1", "1,1,3", "2,1,1", "2,1,3"]
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "model", "task", "points", "point"),
+    [
+        ({}, {}, {}, ["1,1,1"], "1,1,1"),
+        ({"_name": "stochastic_sew", "point": "2,1,1"}, {}, {}, ["2,1,1"], "2,1,1"),
+        ({"_name": "pooled_transformer", "point": "1,1:2,1"}, {}, {}, ["1,1:2,1"], "1,1:2,1"),
+        ({}, {"_name": "compressed_ctc", "point": "3,1,1"}, {}, ["3,1,1"], "3,1,1"),
+        ({}, {"_name": "compressed_ctc", "point": ""}, SPACE, ALL, "1,1,1"),
+        ({}, {"_name": "student_ctc", "point": "2,1,1"}, SPACE, ALL, "2,1,1"),
+        ({"_name": "stochastic_sew", "point": "4,1,1"}, {"_name": "compressed_ctc"}, SPACE, ALL, "1,1,1"),
+        ({}, {"_name": "compressed_ctc"}, SPACE | {"points": ["3,1,1", "2,2,2"]}, ["3,1,1", "2,2,2"], "2,2,2"),
+        ({}, {"_name": "compressed_ctc", "point": "3,1,1"}, SPACE | {"point": "2,1,1"}, ["2,1,1"], "2,1,1"),
+    ],
+)
+def test_what_it_was_trained_for_and_where_it_runs(
+    stock: Callable[..., Stock],
+    tmp_path: Path,
+    pretrained: dict[str, Any],
+    model: dict[str, Any],
+    task: dict[str, Any],
+    points: list[str],
+    point: str,
+) -> None:
+    checkpoint = stock().checkpoint
+    checkpoint["cfg"]["model"]["w2v_args"]["model"].update(pretrained)
+    checkpoint["cfg"]["model"].update(model)
+    checkpoint["cfg"]["task"].update(task | ({"_name": "compressed_finetuning"} if task else {}))
+    export_checkpoint(save(checkpoint, tmp_path / "best.pt"), tmp_path / "best.safetensors")
+    header = read_header(tmp_path / "best.safetensors")
+    assert [str(each) for each in header.space.all_points()] == points
+    assert str(header.point) == point
+
+
+def test_sew_learned_to_upsample_for_its_squeeze_factor(stock: Callable[..., Stock], tmp_path: Path) -> None:
+    checkpoint = stock().checkpoint
+    settings = checkpoint["cfg"]["model"]["w2v_args"]["model"]
+    settings.update({"_name": "sew", "squeeze_factor": 3, "mlp_heads": True})
+    shape = {"weight": torch.randn(3 * 32, 32), "bias": torch.randn(3 * 32)}
+    prefix = "w2v_encoder.w2v_model.encoder.upsampling.3."
+    checkpoint["model"] = {**checkpoint["model"], **{f"{prefix}{name}": tensor for name, tensor in shape.items()}}
+    model = read_checkpoint(save(checkpoint, tmp_path / "sew.pt")).model
+    assert model.header.architecture.learned_upsampling == (3,)
+    assert str(model.header.point) == "3,1,1"
+    settings["squeeze_factor"] = 2
+    with pytest.raises(InputError, match=r"sew\.pt: .*upsampling"):
+        read_checkpoint(save(checkpoint, tmp_path / "sew.pt"))
+    checkpoint["cfg"]["task"].update(SPACE | {"_name": "compressed_finetuning", "squeeze": ["two"]})
+    with pytest.raises(InputError, match=r"sew\.pt: .*squeeze"):
+        read_checkpoint(save(checkpoint, tmp_path / "sew.pt"))
+
+
+def test_a_random_sew_runs_at_its_squeeze_factor_from_either_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from w2v_compress.nn import architecture
+
+    shape = Architecture.from_fairseq(SIZES, num_units=32)
+    monkeypatch.setitem(architecture.ARCHITECTURES, "sew", dataclasses.replace(shape, learned_upsampling=(2,)))
+    for name in ("sew.pt", "sew.safetensors"):
+        export_random("sew", tmp_path / name)
+    header = read_header(tmp_path / "sew.safetensors")
+    assert str(header.point) == "2,1,1"
+    assert read_checkpoint(tmp_path / "sew.pt").model.header == header
+
+
 def test_where_the_units_come_from(stock: Callable[..., Stock], tmp_path: Path) -> None:
     original = stock(stored_dictionary=False)
     folder = tmp_path / "elsewhere"

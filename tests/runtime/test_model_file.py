@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from w2v_compress.errors import InputError
+from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.quantization import int8
 from w2v_compress.runtime.model_file import (
     METADATA_KEY,
@@ -24,9 +25,11 @@ from w2v_compress.runtime.model_file import (
     quantize_file,
     read_header,
     read_model,
+    store_sweep,
     write_model,
 )
 from w2v_compress.runtime.recognizer import Recognizer
+from w2v_compress.runtime.stored_sweep import Sweep, SweptPoint
 
 
 @pytest.fixture
@@ -45,9 +48,24 @@ def altered(tiny_path: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def swept(**changes: Any) -> dict[str, Any]:
+    """A sweep as a file holds it, but for `changes` in it or in its one point."""
+    point = {"point": "1,1,1", "wer": 0.1, "real_time_factor": 0.02, "macs_per_second": 1e9}
+    point |= {name: value for name, value in changes.items() if name in point}
+    sweep = {"subset": "dev", "precision": "fp32", "machine": {}, "points": [point]}
+    return sweep | {name: value for name, value in changes.items() if name in sweep}
+
+
 def test_what_is_written_comes_back(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
     model = tiny_model()
-    header = dataclasses.replace(model.header, compression_points=((1, 1, 1), (2, 1, 2)))
+    point = CompressionPoint(2, (1, 2), 2)
+    swept = SweptPoint(point=point, wer=0.1, real_time_factor=0.02, macs_per_second=1e9)
+    header = dataclasses.replace(
+        model.header,
+        space=CompressionSpace(squeeze=(1, 2), layer_wise=True),
+        point=point,
+        sweep=Sweep(subset="dev", precision="fp32", machine={"processor": "abacus", "cores": 2}, points=(swept,)),
+    )
     path = tmp_path / "model.safetensors"
     write_model(path, ModelFile(header, model.state))
     read = read_model(path)
@@ -86,15 +104,35 @@ def test_views_into_one_storage_can_be_written(tiny_model: Callable[..., ModelFi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v, s: v.update(format_version=2), "`format_version` is 2; this program reads 1"),
+        (lambda v, s: v.update(format_version=3), "`format_version` is 3; this program reads 1 and 2"),
+        (lambda v, s: v.update(format_version=1), r"`compression_points` is None; in format version 1 it must be"),
         (lambda v, s: v.pop("units"), "the field `units` is missing"),
         (lambda v, s: v.update(colour="red"), "the field `colour` is unknown"),
         (lambda v, s: v.update(normalize="yes"), "`normalize` is 'yes'"),
         (lambda v, s: v.update(sample_rate=8000), "`sample_rate` is 8000; it must be 16000"),
         (lambda v, s: v.update(units=3), "`units` must be a JSON object"),
         (lambda v, s: v["units"]["symbols"].pop(), "`units` has 31 symbols; the architecture's `num_units` is 32"),
-        (lambda v, s: v.update(compression_points=[[1, 0, 1]]), "`compression_points`"),
-        (lambda v, s: v.update(compression_points=[3]), "`compression_points`"),
+        (lambda v, s: v.update(compression=[]), "`compression` must be a JSON object"),
+        (lambda v, s: v["compression"].pop("point"), "`compression` must have the fields space, point"),
+        (lambda v, s: v["compression"].update(point="1,0,1"), "`query_pool` holds 0; a factor must be a whole number"),
+        (lambda v, s: v["compression"].update(point=[1, 1, 1]), "it must be S,Q,K"),
+        (lambda v, s: v["compression"].update(point="1,1:1:2,1"), "`query_pool` has 3 factors, and the network 2"),
+        (lambda v, s: v["compression"].update(space={"points": ["1,1,1:1:2"]}), "`key_value_pool` has 3 factors"),
+        (lambda v, s: v["compression"].update(space={"squeeze": [[1]]}), r"`squeeze` holds \[1\]; a factor must be"),
+        (lambda v, s: v["compression"].update(space={"squeeze": [17]}), "`squeeze` holds 17"),
+        (lambda v, s: v["compression"].update(space={"squeeze": []}), "`squeeze` is"),
+        (lambda v, s: v["compression"].update(space=[]), "compression space"),
+        (lambda v, s: v.update(sweep=[]), "`sweep` must be a JSON object of the fields"),
+        (lambda v, s: v.update(sweep=swept(machine=3)), "`machine` must be a JSON object"),
+        (lambda v, s: v.update(sweep=swept(machine={"cores": []})), "`machine` must hold printable text and numbers"),
+        (lambda v, s: v.update(sweep=swept(subset="a\x1b[2J")), "`subset` is .* it must be printable text"),
+        (lambda v, s: v.update(sweep=swept(points=[])), "sweep: `points` must list one point or more"),
+        (lambda v, s: v.update(sweep=swept(point="9,9")), "it must be S,Q,K"),
+        (lambda v, s: v.update(sweep=swept(point="1,1:1:1:2,1")), "`query_pool` has 4 factors"),
+        (lambda v, s: v.update(sweep=swept(wer="low")), "`wer` is 'low'; it must be a number of at least 0"),
+        (lambda v, s: v.update(sweep=swept(wer=float("nan"))), "`wer` is nan"),
+        (lambda v, s: v.update(sweep=swept(real_time_factor=-1)), "`real_time_factor` is -1"),
+        (lambda v, s: v.update(sweep=swept(macs_per_second=10**400)), "`macs_per_second` is 1000"),
         (lambda v, s: v.update(quantization={}), "`quantization`"),
         (lambda v, s: v.update(quantization={"scheme": "int3"}), "int3"),
         (lambda v, s: v["architecture"].update(wings=2), "unknown field `wings`"),
@@ -168,6 +206,43 @@ def test_int8_file_is_smaller_and_computes_nearly_the_same(
     assert (logits - expected).norm() / expected.norm() < 0.05
     with pytest.raises(InputError, match="already quantized"):
         quantize_file(after, tmp_path / "again.safetensors")
+
+
+def test_header_of_version_0_1_0_loads(altered: Callable[..., Path], tiny_path: Path) -> None:
+    """It had one field for the points, and no file with any but (1, 1, 1)."""
+
+    def old(values: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+        del values["compression"], values["sweep"], values["architecture"]["learned_upsampling"]
+        values |= {"format_version": 1, "compression_points": [[1, 1, 1]]}
+
+    assert read_model(altered(old)).header == read_model(tiny_path).header
+
+
+def test_a_sweep_is_stored_and_goes_with_the_precision_it_measured(
+    tiny_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    model, path, int8_path = tiny_model(), tmp_path / "model.safetensors", tmp_path / "int8.safetensors"
+    space, point = CompressionSpace(squeeze=(1, 2)), CompressionPoint(2)
+    header = dataclasses.replace(model.header, space=space, point=point)
+    write_model(path, ModelFile(header, {name: tensor.half() for name, tensor in model.state.items()}))
+    measured = Sweep.from_dict(swept())
+    for sweep in (Sweep.from_dict(swept(wer=0.2)), measured):
+        store_sweep(path, sweep)
+    stored = read_model(path)
+    assert stored.header == dataclasses.replace(header, sweep=measured)
+    assert all(torch.equal(tensor, model.state[name].half()) for name, tensor in stored.state.items())
+    quantize_file(path, int8_path)
+    assert read_header(int8_path) == dataclasses.replace(header, quantization={"scheme": "full", "keep": []})
+
+
+def test_points_that_the_network_cannot_run(tiny_model: Callable[..., ModelFile]) -> None:
+    model = tiny_model(learned_upsampling=(2,))
+    for header in (
+        dataclasses.replace(model.header, point=CompressionPoint(3)),
+        dataclasses.replace(model.header, space=CompressionSpace()),
+    ):
+        with pytest.raises(InputError, match="learned to upsample for a squeeze of 2; it must be one of these or 1"):
+            ModelFile(header, model.state)
 
 
 def test_file_of_version_0_1_0_loads(tiny_path: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The recognizer: batching, long audio, precision, bad audio, and life without fairseq."""
 
+import dataclasses
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 import w2v_compress
 from w2v_compress.data.audio import normalize, read_audio
 from w2v_compress.errors import InputError
+from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.runtime.model_file import ModelFile, quantize_file, write_model
 from w2v_compress.runtime.recognizer import CHUNK_SECONDS, Recognizer, Transcript, plan_windows
 
@@ -100,6 +103,79 @@ def test_long_audio_just_over_the_limit_differs_little_from_one_pass(
     assert pieces.shape == whole.shape
     assert not torch.equal(pieces, whole)
     assert (pieces.argmax(-1) == whole.argmax(-1)).float().mean() > 0.95
+
+
+ELASTIC = CompressionSpace(squeeze=(1, 2), query_pool=(1, 2), key_value_pool=(1,))
+
+
+@pytest.fixture
+def elastic(tiny_model: Callable[..., ModelFile]) -> Recognizer:
+    """The tiny model, as if trained for `ELASTIC`, to run at (2, 1, 1)."""
+    model = tiny_model()
+    header = dataclasses.replace(model.header, space=ELASTIC, point=CompressionPoint(2))
+    return Recognizer(model.build(), header)
+
+
+def test_runs_at_the_point_asked_for(elastic: Recognizer, wav: Callable[..., Path]) -> None:
+    path = wav("a.wav", 1.5)
+    audio = torch.from_numpy(normalize(read_audio(path)))[None]
+    for asked, point in (
+        (None, CompressionPoint(2)),
+        ("1,2,1", CompressionPoint(1, 2)),
+        (w2v_compress.CompressionPoint(1), CompressionPoint()),
+    ):
+        with torch.inference_mode():
+            expected = elastic.model(audio, None, point)[0][0].log_softmax(-1)
+        emissions = elastic.emissions(path, point=asked)
+        torch.testing.assert_close(emissions, expected, rtol=0, atol=1e-5)
+        assert elastic.transcribe(path, point=asked) == elastic.transcribe([path], point=asked)[0]
+    assert not torch.equal(elastic.emissions(path), elastic.emissions(path, point="1,1,1"))
+
+
+def test_a_batch_at_a_point_gives_each_what_it_gets_alone(elastic: Recognizer, wav: Callable[..., Path]) -> None:
+    paths = [wav(f"{i}.wav", seconds, seed=i) for i, seconds in enumerate((1.0, 0.33, 2.1, 0.03))]
+    for point in ("2,1,1", "2,2,1"):
+        for result, path in zip(elastic.recognize(paths, point=point), paths, strict=True):
+            assert isinstance(result, Transcript)
+            torch.testing.assert_close(result.log_probs, elastic.emissions(path, point=point), rtol=0, atol=1e-4)
+
+
+def test_a_point_not_trained_for_warns_once_or_is_refused(elastic: Recognizer, wav: Callable[..., Path]) -> None:
+    path = wav("a.wav", 0.5)
+    message = "not trained for the compression point 3,1,1; it was for S of 1 2, Q of 1 2, K of 1"
+    with pytest.warns(UserWarning, match=message):
+        elastic.transcribe(path, point="3,1,1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        elastic.transcribe([path, path], point="3,1,1")
+        elastic.transcribe(path, point="2,2,1", strict=True)
+    for refuse in (elastic.transcribe, elastic.emissions):
+        with pytest.raises(InputError, match=message):
+            refuse(path, point="3,1,1", strict=True)
+    with pytest.raises(InputError, match="`query_pool` has 3 factors, and the network 2 layers"):
+        elastic.recognize([path], point="1,1:1:2,1")
+    with pytest.raises(InputError, match="must be S,Q,K"):
+        elastic.emissions(path, point="fast")
+
+
+@pytest.mark.parametrize("squeeze", [2, 3])
+def test_windows_of_long_audio_squeeze_the_frames_that_the_whole_does(
+    tiny_model: Callable[..., ModelFile], wav: Callable[..., Path], squeeze: int
+) -> None:
+    """As without a squeeze: where the network looks no further than its convolutions, the seams do not show."""
+    model = tiny_model()
+    for name, tensor in model.state.items():
+        if "self_attn.out_proj" in name:
+            tensor.zero_()
+    point = CompressionPoint(squeeze)
+    header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
+    path = wav("long.wav", 13.21)
+    whole = Recognizer(model.build(), header).emissions(path)
+    recognizer = Recognizer(model.build(), header, chunk_seconds=8.0)
+    windows = recognizer.windows(round(13.21 * 16_000), point)
+    assert len(windows) > 2
+    assert max(window.samples.stop - window.samples.start for window in windows) <= 8 * 16_000
+    torch.testing.assert_close(recognizer.emissions(path), whole, rtol=0, atol=1e-4)
 
 
 def test_errors_are_by_file(recognizer: Recognizer, wav: Callable[..., Path], tmp_path: Path) -> None:

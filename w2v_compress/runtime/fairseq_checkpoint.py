@@ -1,13 +1,16 @@
 """fairseq checkpoints to model files: the only module here that needs fairseq, and it imports it when called.
 
-Read are CTC checkpoints of stock fairseq (`wav2vec_ctc` over `wav2vec2`), of today (`cfg`) and of 2020-21 (`args`),
-and our `student_ctc`. All that is needed is in the checkpoint, the pre-trained model it came from may be gone.
+Read are CTC checkpoints of stock fairseq (`wav2vec_ctc` over `wav2vec2` or one of our pre-training models), of today
+(`cfg`) and of 2020-21 (`args`), and of our `student_ctc` and `compressed_ctc`. All that is needed is in the checkpoint,
+the pre-trained model it came from may be gone. To be fine-tuned, pre-trained networks are read too.
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,16 @@ from ..errors import InputError
 from ..files import replacing
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture, named_architecture
+from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from .model_file import Header, ModelFile, read_model, write_model
 
 PREFIX = "w2v_encoder."
+NETWORK = "w2v_model."
 PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
+PRETRAINED = ("wav2vec2", "sew", "stochastic_sew", "pooled_transformer")
+FINE_TUNED = ("wav2vec_ctc", "student_ctc", "compressed_ctc")
+SPACE = ("squeeze", "query_pool", "key_value_pool", "points", "layer_wise")
+"""Fields of a compression space, in the configuration of our tasks."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,15 @@ class FairseqCheckpoint:
 
     model: ModelFile
     units_source: str
+
+
+@dataclass(frozen=True)
+class InitialNetwork:
+    """A network to fine-tune."""
+
+    model: ModelFile
+    """With a CTC head of zeros for LibriSpeech's letters, where it was not fine-tuned before."""
+    fine_tuned: bool
 
 
 def export_checkpoint(checkpoint: Path, out: Path, dictionary: Path | None = None) -> FairseqCheckpoint:
@@ -52,11 +70,15 @@ def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AcousticModel(named_architecture(architecture))
+    learned = network.architecture.learned_upsampling
+    point = CompressionPoint(learned[0]) if learned else UNCOMPRESSED
     model = ModelFile(
         Header(
             architecture=network.architecture,
             units=Units.letters(),
             normalize=network.architecture.extractor_mode == "layer_norm",
+            space=CompressionSpace(points=(point,)),
+            point=point,
         ),
         network.state_dict(),
     )
@@ -67,12 +89,25 @@ def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
     return model
 
 
-def pretrained_settings(architecture: Architecture, normalize: bool) -> dict[str, Any]:
-    """`w2v_args`: the settings of the pre-trained network as stock fairseq keeps them in a fine-tuned checkpoint."""
+def pretrained_settings(
+    architecture: Architecture, normalize: bool, point: CompressionPoint = UNCOMPRESSED
+) -> dict[str, Any]:
+    """`w2v_args`: the settings of the pre-trained network as stock fairseq keeps them in a fine-tuned checkpoint.
+
+    They are those of stock `wav2vec2` where it has such a network: not at another `point` than (1, 1, 1).
+    """
+    compressed = {} if point == UNCOMPRESSED else {"_name": "stochastic_sew", "point": str(point)}
     return {
-        "model": architecture.to_fairseq(),
+        "model": architecture.to_fairseq() | compressed,
         "task": {"_name": "audio_pretraining", "data": "", "normalize": normalize},
     }
+
+
+def default_point(settings: Mapping[str, Any]) -> CompressionPoint:
+    """The point of a pre-trained network of these settings: (1, 1, 1) for stock fairseq's."""
+    if "squeeze_factor" in settings:  # our `sew`
+        return CompressionPoint(settings["squeeze_factor"])
+    return CompressionPoint.parse(settings.get("point") or str(UNCOMPRESSED))
 
 
 def write_checkpoint(path: Path, model: ModelFile) -> None:
@@ -82,7 +117,7 @@ def write_checkpoint(path: Path, model: ModelFile) -> None:
     `task.data`, and `read_checkpoint` takes 32 units for LibriSpeech letters.
     """
     normalize = model.header.normalize
-    pretrained = pretrained_settings(model.header.architecture, normalize)
+    pretrained = pretrained_settings(model.header.architecture, normalize, model.header.point)
     configuration = {
         "model": {"_name": "wav2vec_ctc", "w2v_path": "", "w2v_args": pretrained, "normalize": normalize, "data": ""},
         "task": {"_name": "audio_finetuning", "data": "", "labels": "ltr", "normalize": normalize},
@@ -111,15 +146,38 @@ def read_checkpoint(path: Path, dictionary: Path | None = None) -> FairseqCheckp
     from ..compat import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    try:
-        settings = _Settings.of(checkpoint)
-        state = _state(checkpoint.get("model"))
-        architecture = settings.architecture(num_units=_num_units(state))
-        units, source = _units(Path(path), checkpoint, settings.task, dictionary, architecture.num_units)
-        header = Header(architecture=architecture, units=units, normalize=settings.normalize)
-        return FairseqCheckpoint(ModelFile(header, state), source)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    with _naming(path):
+        return _fine_tuned(Path(path), checkpoint, _Settings.of(checkpoint, FINE_TUNED), dictionary)
+
+
+def read_initial(path: Path) -> InitialNetwork:
+    """The network to fine-tune in `path`: pre-trained by stock fairseq's `wav2vec2` or by a model of ours, or all that
+    `read_recognizer` reads. Raises `InputError` as `read_checkpoint` does."""
+    if path.suffix == ".safetensors":
+        return InitialNetwork(read_recognizer(path), fine_tuned=True)
+    from ..compat import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    with _naming(path):
+        settings = _Settings.of(checkpoint, (*PRETRAINED, *FINE_TUNED))
+        if settings.name in FINE_TUNED:
+            return InitialNetwork(_fine_tuned(path, checkpoint, settings, None).model, fine_tuned=True)
+        state = {f"{NETWORK}{name}": tensor for name, tensor in _state(checkpoint.get("model"), "").items()}
+        header = settings.header(Units.letters())
+        state["proj.weight"] = torch.zeros(len(header.units.symbols), header.architecture.encoder_embed_dim)
+        state["proj.bias"] = torch.zeros(len(header.units.symbols))
+        return InitialNetwork(ModelFile(header, state), fine_tuned=False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of the pre-trained network in a fairseq checkpoint, fine-tuned or not, under the names they had in
+    pre-training."""
+    from ..compat import load_checkpoint
+
+    stored = load_checkpoint(path)["model"].items()
+    return {
+        name.removeprefix(PREFIX).removeprefix(NETWORK): tensor for name, tensor in stored if isinstance(tensor, Tensor)
+    }
 
 
 def read_recognizer(path: Path) -> ModelFile:
@@ -132,6 +190,23 @@ def read_recognizer(path: Path) -> ModelFile:
     return model
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors begin with the file that they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _fine_tuned(
+    path: Path, checkpoint: Mapping[str, Any], settings: "_Settings", dictionary: Path | None
+) -> FairseqCheckpoint:
+    state = _state(checkpoint.get("model"), PREFIX)
+    units, source = _units(path, checkpoint, settings.task, dictionary, _num_units(state))
+    return FairseqCheckpoint(ModelFile(settings.header(units), state), source)
+
+
 @dataclass(frozen=True)
 class _Settings:
     """The configuration in a checkpoint, as plain dictionaries."""
@@ -141,12 +216,12 @@ class _Settings:
     task: dict[str, Any]
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any]) -> "_Settings":
+    def of(cls, checkpoint: Mapping[str, Any], names: tuple[str, ...]) -> "_Settings":
         configuration = _configuration(checkpoint)
         model, task = _section(configuration, "model"), _section(configuration, "task")
         name = str(model.get("_name") or model.get("arch"))
-        if name not in ("wav2vec_ctc", "student_ctc"):
-            raise InputError(f"the model is `{name}`; it must be `wav2vec_ctc` or `student_ctc`")
+        if name not in names:
+            raise InputError(f"the model is `{name}`; it must be one of {', '.join(names)}")
         rate = task.get("sample_rate", 16_000)
         if rate != 16_000:
             raise InputError(f"`task.sample_rate` is {rate!r}; it must be 16000")
@@ -159,16 +234,42 @@ class _Settings:
             raise InputError(f"`task.normalize` is {value!r}; it must be true or false")
         return value
 
-    def architecture(self, num_units: int) -> Architecture:
+    def header(self, units: Units) -> Header:
+        """What a model file says of the network."""
+        space, point = self._compression()
+        return Header(
+            architecture=self._architecture(len(units.symbols)),
+            units=units,
+            normalize=self.normalize,
+            space=space,
+            point=point,
+        )
+
+    def _architecture(self, num_units: int) -> Architecture:
         if self.model.get("blank_weight", 0) != 0:
             raise InputError(f"`blank_weight` is {self.model['blank_weight']!r}; only 0 is supported")
-        settings = self._pretrained()
+        settings = self._pretrained
         if self.model.get("layer_type") is not None:  # fairseq lets fine-tuning replace it
             settings = settings | {"layer_type": self.model["layer_type"]}
         return Architecture.from_fairseq(settings, num_units=num_units)
 
+    def _compression(self) -> tuple[CompressionSpace, CompressionPoint]:
+        """What the network was trained for, and where it runs unless told otherwise."""
+        point = default_point(self._pretrained)
+        if self.model.get("point"):
+            point = CompressionPoint.parse(self.model["point"])
+        if str(self.task.get("_name")).startswith("compressed_"):
+            if not self.task.get("point"):
+                space = CompressionSpace.from_dict({name: self.task[name] for name in SPACE if name in self.task})
+                return space, point if point in space else space.largest
+            point = CompressionPoint.parse(self.task["point"])
+        return CompressionSpace(points=(point,)), point
+
+    @cached_property
     def _pretrained(self) -> dict[str, Any]:
         """The settings of the pre-trained network: in the fine-tuned checkpoint, but for the oldest fairseq."""
+        if self.name in PRETRAINED:
+            return self.model
         stored = self.model.get("w2v_args")
         if not isinstance(stored, dict):
             source = Path(str(self.model.get("w2v_path")))
@@ -181,8 +282,8 @@ class _Settings:
             stored = _configuration(load_checkpoint(source))
         values = _section(stored, "model") if "model" in stored else stored
         name = values.get("_name") or values.get("arch")
-        if name != "wav2vec2":
-            raise InputError(f"the network that was fine-tuned is `{name}`; it must be `wav2vec2`")
+        if name not in PRETRAINED:
+            raise InputError(f"the network that was fine-tuned is `{name}`; it must be one of {', '.join(PRETRAINED)}")
         return values
 
 
@@ -221,17 +322,18 @@ def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
-def _state(stored: Any) -> dict[str, Tensor]:
-    """The tensors under our names, as fp32, without those that only pre-training uses."""
+def _state(stored: Any, prefix: str) -> dict[str, Tensor]:
+    """The tensors under their names without `prefix`, as fp32, without those that only pre-training uses."""
     if not isinstance(stored, Mapping):
         raise InputError("not a fairseq checkpoint: it has no `model`")
     state = {}
     for name, tensor in stored.items():
-        inner = name.removeprefix(PREFIX)
-        if not name.startswith(PREFIX) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        inner = name.removeprefix(prefix)
+        if inner.removeprefix(NETWORK).startswith(PRETRAINING_ONLY):
+            continue
+        if not name.startswith(prefix) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"the tensor `{name}` is unknown")
-        if not inner.removeprefix("w2v_model.").startswith(PRETRAINING_ONLY):
-            state[inner] = tensor.float()
+        state[inner] = tensor.float()
     return state
 
 
@@ -264,7 +366,7 @@ def _units(
     else:
         raise InputError(
             f"it does not hold all of its {num_units} units, and there is no {file_name} beside it or in its data "
-            "folder: name one with --dict"
+            "folder: put it there, or name one with --dict"
         )
     if len(units.symbols) != num_units:
         raise InputError(f"its CTC head has {num_units} units, but {source} has {len(units.symbols)} symbols")

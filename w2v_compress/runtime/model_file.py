@@ -22,11 +22,16 @@ from ..errors import InputError
 from ..files import replacing
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture
+from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from ..nn.feature_extractor import GroupNormStatistics
 from ..quantization import scheme as quantization_scheme
+from .stored_sweep import Sweep
 
 METADATA_KEY = "w2v_compress"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FIRST_VERSION_POINTS = [[1, 1, 1]]
+"""The `compression_points` that every file of format version 1 has."""
+UNCOMPRESSED_ONLY = CompressionSpace(points=(UNCOMPRESSED,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +43,12 @@ class Header:
     normalize: bool
     """The model wants audio of zero mean and unit variance, utterance by utterance."""
     sample_rate: int = SAMPLE_RATE
-    compression_points: tuple[tuple[int, int, int], ...] = ((1, 1, 1),)
-    """(squeeze, query pooling, key-value pooling) at which the model was trained."""
+    space: CompressionSpace = UNCOMPRESSED_ONLY
+    """The points that the model was trained for."""
+    point: CompressionPoint = UNCOMPRESSED
+    """The point to run at unless told otherwise."""
+    sweep: Sweep | None = None
+    """Quality and cost by point, where they were measured."""
     quantization: dict[str, Any] | None = None
     """None for floating point; else the scheme and what it did to which tensor, for `quantization` to interpret."""
 
@@ -53,11 +62,17 @@ class Header:
                 f"`units` has {len(self.units.symbols)} symbols; the architecture's `num_units` is "
                 f"{self.architecture.num_units}"
             )
-        points = self.compression_points
-        if not points or any(len(point) != 3 or any(not _is_factor(n) for n in point) for point in points):
-            raise InputError(f"`compression_points` is {points!r}; it must be a list of three whole numbers each")
         if self.quantization is not None and not isinstance(self.quantization.get("scheme"), str):
             raise InputError("`quantization` must be null or have a `scheme`")
+
+    @property
+    def trained_points(self) -> str:
+        """The space in words: points, or the factors whose combinations they are."""
+        if self.space.points:
+            return " ".join(map(str, self.space.points))
+        factors = (self.space.squeeze, self.space.query_pool, self.space.key_value_pool)
+        choices = (f"{name} of {' '.join(map(str, sorted(each)))}" for name, each in zip("SQK", factors, strict=True))
+        return ", ".join(choices) + (", Q and K layer by layer" if self.space.layer_wise else "")
 
     def to_json(self) -> str:
         """The text that goes under the key `w2v_compress`."""
@@ -67,7 +82,8 @@ class Header:
             "units": self.units.to_dict(),
             "sample_rate": self.sample_rate,
             "normalize": self.normalize,
-            "compression_points": self.compression_points,
+            "compression": {"space": self.space.to_dict(), "point": str(self.point)},
+            "sweep": None if self.sweep is None else self.sweep.to_dict(),
             "quantization": self.quantization,
         }
         return json.dumps(values, ensure_ascii=False)
@@ -82,23 +98,43 @@ class Header:
         if not isinstance(values, dict):
             raise InputError(f"the metadata under `{METADATA_KEY}` must be a JSON object")
         version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise InputError(f"`format_version` is {version!r}; this program reads {FORMAT_VERSION}")
-        names = {field.name for field in dataclasses.fields(cls)}
+        if version == 1:
+            values = _of_first_version(values)
+        elif version != FORMAT_VERSION:
+            raise InputError(f"`format_version` is {version!r}; this program reads 1 and {FORMAT_VERSION}")
+        names = {field.name for field in dataclasses.fields(cls)} - {"space", "point"} | {"compression"}
         for problem, fields in (("missing", names - set(values)), ("unknown", set(values) - names)):
             if fields:
                 raise InputError(f"the field `{min(fields)}` is {problem}")
-        for name, kind in (("architecture", dict), ("units", dict), ("compression_points", list)):
-            if not isinstance(values[name], kind):
-                raise InputError(f"`{name}` must be a JSON {'object' if kind is dict else 'list'}")
+        for name in ("architecture", "units", "compression"):
+            if not isinstance(values[name], dict):
+                raise InputError(f"`{name}` must be a JSON object")
         if not isinstance(values["quantization"], dict | None):
             raise InputError("`quantization` must be null or a JSON object")
-        points = values.pop("compression_points")
-        if not all(isinstance(point, list) for point in points):
-            raise InputError("`compression_points` must be a list of lists")
+        compression = values.pop("compression")
+        if compression.keys() != {"space", "point"}:
+            raise InputError("`compression` must have the fields space, point")
+        values["space"] = CompressionSpace.from_dict(compression["space"])
+        values["point"] = CompressionPoint.parse(compression["point"])
         values["architecture"] = Architecture.from_dict(values["architecture"])
         values["units"] = Units.from_dict(values["units"])
-        return cls(compression_points=tuple(map(tuple, points)), **values)
+        values["sweep"] = None if values["sweep"] is None else Sweep.from_dict(values["sweep"])
+        return cls(**values)
+
+    def check_points(self, model: AcousticModel) -> None:
+        """Raises `InputError` when `model`, the network of this header, lacks a point that the header names."""
+        swept = [] if self.sweep is None else [measured.point for measured in self.sweep.points]
+        for point in (self.point, *self.space.all_points(), *swept):
+            model.w2v_model.encoder.pools_at(point)
+
+
+def _of_first_version(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of today from those of format version 1, whose networks all were trained for (1, 1, 1)."""
+    points = values.pop("compression_points", None)
+    if points != FIRST_VERSION_POINTS:
+        raise InputError(f"`compression_points` is {points!r}; in format version 1 it must be {FIRST_VERSION_POINTS}")
+    only = str(UNCOMPRESSED)
+    return values | {"compression": {"space": {"points": [only]}, "point": only}, "sweep": None}
 
 
 @dataclass(frozen=True)
@@ -154,11 +190,17 @@ def write_model(path: Path, model: ModelFile) -> None:
             raise InputError(f"{path}: cannot be written: {error}") from None
 
 
+def store_sweep(path: Path, sweep: Sweep) -> None:
+    """Put `sweep` into the model file `path`, in place of the one that may be there."""
+    model = read_model(path)
+    write_model(path, dataclasses.replace(model, header=dataclasses.replace(model.header, sweep=sweep)))
+
+
 def quantize_file(path: Path, out: Path, scheme: str = "full", keep: Sequence[str] = ()) -> None:
     """Write the model in `path` in int8 at `out`: `quantization.scheme` has the schemes and the parts to keep.
 
-    Tensors are read and quantized one at a time. Raises `InputError` when the model is int8 already, the scheme or a
-    part is unknown.
+    Tensors are read and quantized one at a time. A stored sweep is left out: it measured the other precision. Raises
+    `InputError` when the model is int8 already, the scheme or a part is unknown.
     """
     with _opened(path) as file:
         header = _header(path, file)
@@ -167,7 +209,7 @@ def quantize_file(path: Path, out: Path, scheme: str = "full", keep: Sequence[st
         _check_file(path, file, header)
         quantization = {"scheme": scheme, "keep": list(keep)}
         state = quantization_scheme.quantize_state(header.architecture, set(file.keys()), file.get_tensor, quantization)
-    write_model(out, ModelFile(dataclasses.replace(header, quantization=quantization), state))
+    write_model(out, ModelFile(dataclasses.replace(header, quantization=quantization, sweep=None), state))
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -233,6 +275,7 @@ def _skeleton(header: Header, tensors: int, group_norm_statistics: GroupNormStat
                 quantization_scheme.apply(model, header.quantization)
     except (RuntimeError, TypeError, OverflowError, MemoryError):
         raise InputError("architecture: such sizes are impossible") from None
+    header.check_points(model)
     return model
 
 
@@ -245,7 +288,3 @@ def _check_shapes(model: AcousticModel, shapes: Mapping[str, list[int]]) -> None
     for name, shape in shapes.items():
         if shape != expected[name]:
             raise InputError(f"the tensor `{name}` has shape {shape}; it must be {expected[name]}")
-
-
-def _is_factor(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
