@@ -1,5 +1,7 @@
 """The frozen teacher and its posteriors on disk."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 import w2v_compress.models  # noqa: F401  (mends fairseq)
 from w2v_compress.errors import InputError
 from w2v_compress.models.teacher import PosteriorCache, Teacher
+from w2v_compress.nn import CompressionPoint
 from w2v_compress.runtime.model_file import write_model
 
 
@@ -24,6 +27,17 @@ def test_the_outputs_may_enter_a_graph(tiny_path):
     (scale * output.logits).sum().add((scale * output.hidden[0]).sum()).backward()
     assert scale.grad is not None
     assert not output.logits.requires_grad
+
+
+def test_it_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
+    model = tiny_model()
+    squeezed = dataclasses.replace(model.header, point=CompressionPoint(2))
+    write_model(tmp_path / "squeezed.safetensors", dataclasses.replace(model, header=squeezed))
+    source, padding = batch()
+    logits = Teacher(tmp_path / "squeezed.safetensors", precision="fp32").logits(source, padding)
+    expected, _ = model.build()(source, (~padding).sum(1), CompressionPoint(2))
+    torch.testing.assert_close(logits, expected)
+    assert not torch.equal(logits, Teacher(tiny_path, precision="fp32").logits(source, padding))
 
 
 def test_it_computes_in_the_precision_of_the_run_or_as_told(tiny_path):

@@ -96,7 +96,7 @@ def check_settings(cfg: CtcDistillationConfig) -> None:
         raise InputError("criterion.teacher_cache holds no padded frames; reduction must be valid_frames with it")
 
 
-class _Recorded:
+class Recorded:
     """A model that keeps its last output, so that the stock CTC criterion and the distillation share one pass."""
 
     def __init__(self, model: Any, **inputs: Any) -> None:
@@ -161,7 +161,7 @@ class CtcDistillation(CtcCriterion):
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True, **_: Any) -> tuple[Tensor, int, dict]:
         """Loss summed over the valid frames (with `reduction: released`, over utterances), their number, and what to
         log."""
-        recorded = _Recorded(model, **({"keep_hidden": True} if self.pairs else {}))
+        recorded = Recorded(model, **({"keep_hidden": True} if self.pairs else {}))
         ctc, _, logging_output = super().forward(recorded, sample, reduce)
         logits, padded = recorded.logits, recorded.output["padding_mask"]
         counted = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
@@ -183,7 +183,7 @@ class CtcDistillation(CtcCriterion):
         """(frames,) -> their sum, or, in the released reduction, their mean for each of `batch` utterances."""
         return values.sum() if self.cfg.reduction == "valid_frames" else values.mean() * batch
 
-    def _from_teacher(self, recorded: _Recorded, inputs: dict[str, Any], counted: Tensor) -> dict[str, Tensor]:
+    def _from_teacher(self, recorded: Recorded, inputs: dict[str, Any], counted: Tensor) -> dict[str, Tensor]:
         """The terms that compare the student with the teacher, over the frames `counted` (batch, frames)."""
         if self.teacher is None:
             return {}

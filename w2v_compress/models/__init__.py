@@ -8,6 +8,6 @@ from .. import compat
 compat.apply()
 
 from .. import criterions  # noqa: E402
-from . import student_ctc  # noqa: E402
+from . import compressed_ctc, pooled_transformer, sew, stochastic_sew, student_ctc  # noqa: E402
 
-__all__ = ["criterions", "student_ctc"]
+__all__ = ["compressed_ctc", "criterions", "pooled_transformer", "sew", "stochastic_sew", "student_ctc"]

@@ -35,7 +35,7 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 
 class Teacher:
-    """A fine-tuned CTC recognizer in eval mode and without gradients.
+    """A fine-tuned CTC recognizer in eval mode and without gradients, at its own compression point.
 
     Not a `torch.nn.Module`: what holds it neither saves it in checkpoints, nor moves it, nor wraps it for
     distributed training. Each process has its own copy and nothing is exchanged between them.
@@ -69,7 +69,8 @@ class Teacher:
         if parameter.dtype != dtype or parameter.device != source.device:
             self.network.to(source.device, dtype)
         with torch.autocast(source.device.type, enabled=False):
-            return self.network.run(source.to(dtype), valid_lengths(padding_mask), keep_hidden=keep_hidden)
+            lengths, point = valid_lengths(padding_mask), self.header.point
+            return self.network.run(source.to(dtype), lengths, point=point, keep_hidden=keep_hidden)
 
     def logits(self, source: Tensor, padding_mask: Tensor | None) -> Tensor:
         """(batch, samples) -> (batch, frames, units); from the cache, where there is one and it knows every row.
