@@ -1,1 +1,9 @@
-"""fairseq tasks. Importing a module of this package registers its task."""
+"""fairseq tasks, which fairseq imports with this package as its `common.user_dir`, before the models."""
+
+from .. import compat
+
+compat.apply()
+
+from . import compressed_finetuning, compressed_pretraining  # noqa: E402
+
+__all__ = ["compressed_finetuning", "compressed_pretraining"]
