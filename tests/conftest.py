@@ -17,9 +17,11 @@ import pytest
 import soundfile
 import torch
 
+from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.nn import AcousticModel, Architecture
 from w2v_compress.runtime.model_file import Header, ModelFile, write_model
+from w2v_compress.runtime.recognizer import Recognizer
 
 TINY = Architecture(
     conv_layers=((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2),
@@ -90,6 +92,19 @@ def wav(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
+    """A manifest folder whose subset `dev` holds two utterances; the tiny model writes all words but one of them."""
+    paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]
+    texts = Recognizer.load(tiny_path).transcribe(paths)
+    texts[0] += " MORE"
+    folder = tmp_path / "data"
+    folder.mkdir()
+    utterances = [Utterance(path, 16_000, text) for path, text in zip(paths, texts, strict=True)]
+    write_manifest(folder, "dev", utterances, Units.letters())
+    return folder
 
 
 @pytest.fixture(scope="session")

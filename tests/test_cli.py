@@ -7,38 +7,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import w2v_compress
 from w2v_compress import cli
-from w2v_compress.data.manifest import Utterance, write_manifest
-from w2v_compress.data.units import Units
 from w2v_compress.nn import architecture
 from w2v_compress.runtime.model_file import ModelFile, read_header, write_model
-from w2v_compress.runtime.recognizer import Recognizer
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
-    """A manifest folder whose subset `dev` holds two utterances."""
-    paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]
-    texts = Recognizer.load(tiny_path).transcribe(paths)
-    texts[0] += " MORE"
-    folder = tmp_path / "data"
-    folder.mkdir()
-    utterances = [Utterance(path, 16_000, text) for path, text in zip(paths, texts, strict=True)]
-    write_manifest(folder, "dev", utterances, Units.letters())
-    return folder
 
 
 def test_help_version_and_user_dir(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("user-dir", "prepare", "train", "export", "info", "quantize", "transcribe", "evaluate", "tables"):
+    for command in (
+        "user-dir",
+        "prepare",
+        "train",
+        "export",
+        "info",
+        "quantize",
+        "transcribe",
+        "evaluate",
+        "sweep",
+        "tables",
+    ):
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version") == (0, f"{w2v_compress.__version__}\n", "")
@@ -67,55 +61,6 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage" in err
-
-
-def test_transcribe_prints_the_text_one_line_a_file(
-    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
-) -> None:
-    paths = [wav("a.wav", 1.0), wav("b.wav", 2.0, seed=1)]
-    recognizer = Recognizer.load(tiny_path)
-    texts = recognizer.transcribe(paths)
-    report, folder = tmp_path / "report.json", tmp_path / "emissions"
-    status, out, err = run("transcribe", tiny_path, *paths, "--json", report, "--emissions", folder)
-    assert (status, out, err) == (0, "".join(f"{text}\n" for text in texts), "")
-    values = json.loads(report.read_text())
-    assert values["precision"] == "fp32"
-    assert [entry["text"] for entry in values["transcripts"]] == texts
-    assert [entry["audio_seconds"] for entry in values["transcripts"]] == [1.0, 2.0]
-    assert all(entry["compute_seconds"] > 0 for entry in values["transcripts"])
-    for path in paths:
-        expected = recognizer.emissions(path)
-        np.testing.assert_allclose(np.load(folder / f"{path.stem}.npy"), expected, rtol=0, atol=1e-4)
-
-
-def test_bad_audio_costs_one_line_each_and_status_1(
-    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
-) -> None:
-    good, truncated = wav("good.wav", 1.0), wav("truncated.wav", 1.0)
-    truncated.write_bytes(truncated.read_bytes()[:20_000])
-    text = tmp_path / "text.wav"
-    text.write_text("This is not audio.\n" * 100)
-    bad = [truncated, text, tmp_path / "missing.wav", tmp_path]
-    report = tmp_path / "report.json"
-    status, out, err = run("transcribe", tiny_path, bad[0], good, *bad[1:], "--json", report)
-    assert status == 1
-    assert out == Recognizer.load(tiny_path).transcribe(good) + "\n"
-    lines = err.splitlines()
-    assert len(lines) == len(bad)
-    for line, path in zip(lines, bad, strict=True):
-        assert line.startswith(f"w2v-compress: {path}: ")
-    assert ["error" in entry for entry in json.loads(report.read_text())["transcripts"]] == [True, False, *[True] * 3]
-
-
-def test_two_files_of_one_name_do_not_overwrite_each_others_emissions(
-    run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
-) -> None:
-    (tmp_path / "other").mkdir()
-    first, second = wav("a.wav", 1.0), wav("other/a.wav", 1.0, seed=1)
-    status, out, err = run("transcribe", tiny_path, first, second, "--emissions", tmp_path / "out")
-    assert (status, out) == (1, "")
-    assert str(first) in err
-    assert str(second) in err
 
 
 def test_wrong_models_are_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
@@ -201,19 +146,6 @@ def test_quantize_shows_what_each_part_costs_and_keeps_parts(
     assert len(err.splitlines()) == 1
     assert run("quantize", tiny_path, out_path, "--max-wer-increase", "1")[0] == 2
     assert run("quantize", tiny_path, out_path, "--max-wer-increase", "-1", "--data", data)[0] == 2
-
-
-def test_evaluate(run: Run, tiny_path: Path, data: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    status, out, err = run("evaluate", tiny_path, data, "--subset", "dev", "--json", report)
-    assert (status, err) == (0, "")
-    values = json.loads(report.read_text())
-    assert values["wer"]["value"] == 1 / values["words"]
-    assert f"{100 * values['wer']['value']:.2f}%" in out
-    assert (values["utterances"], values["subset"], values["precision"]) == (2, "dev", "fp32")
-    status, _, err = run("evaluate", tiny_path, data, "--subset", "absent")
-    assert status == 1
-    assert len(err.splitlines()) == 1
 
 
 def test_export_random_and_hostile(run: Run, tmp_path: Path) -> None:

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from .nn.compression import CompressionPoint
     from .runtime.recognizer import Recognizer
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "__version__", "load"]
+__all__ = ["CompressionPoint", "InputError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CompressionPoint":  # on demand: it stands beside the network, which needs torch
+        from .nn.compression import CompressionPoint
+
+        return CompressionPoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(path: str, **options: Any) -> "Recognizer":

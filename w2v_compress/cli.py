@@ -8,15 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .cli_options import (
-    BatchSizeOption,
-    DeviceOption,
-    JsonOption,
-    ModelArgument,
-    PrecisionOption,
-    SubsetOption,
-    ThreadsOption,
-)
+from .cli_options import BatchSizeOption, JsonOption, ModelArgument, SubsetOption
+from .cli_recognition import evaluate, print_stored_sweep, sweep, transcribe
 from .cli_tables import tables
 from .console import megabytes, print_table, progress_bar
 from .errors import InputError
@@ -165,9 +158,9 @@ def export(
 def info(model: ModelArgument, json_file: JsonOption = None) -> None:
     """Show what is in a model file."""
     from .files import write_json
-    from .runtime.model_file import describe_model
+    from .runtime.model_file import describe_model, read_header
 
-    description = describe_model(model)
+    description, header = describe_model(model), read_header(model)
     architecture = description["architecture"]
     rows = {
         "parameters": f"{description['parameters']:,}",
@@ -176,9 +169,12 @@ def info(model: ModelArgument, json_file: JsonOption = None) -> None:
         "units": f"{len(description['units']['symbols'])}, {description['units']['kind']}",
         "normalize": description["normalize"],
         "sample rate": f"{description['sample_rate']} Hz",
-        "compression points": " ".join(",".join(map(str, point)) for point in description["compression_points"]),
+        "trained for": header.trained_points,
+        "runs at": str(header.point),
     }
     print_table(str(model), ["", ""], [[name, str(value)] for name, value in (rows | architecture).items()])
+    if header.sweep is not None:
+        print_stored_sweep(header.sweep)
     if json_file:
         write_json(json_file, description)
 
@@ -205,13 +201,14 @@ def quantize(
     json_file: JsonOption = None,
 ) -> None:
     """Write the model in int8."""
+    from .data.manifest import read_manifest
     from .evaluation import sensitivity as report
     from .files import write_json
     from .runtime.model_file import quantize_file
 
     if max_wer_increase is not None and data is None:
         raise typer.BadParameter("needs --data", param_hint="--max-wer-increase")
-    utterances = _utterances(data, subset) if data else []
+    utterances = read_manifest(data, subset) if data else []
     material = report.Material.of(utterances, batch_size) if utterances else report.Material.noise()
     kept = [part.strip() for part in keep.split(",") if part.strip()]
     result: dict[str, Any] = {"scheme": scheme}
@@ -232,89 +229,8 @@ def quantize(
         write_json(json_file, result)
 
 
-@app.command()
-def transcribe(
-    model: ModelArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile reads.")],
-    emissions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write log-probabilities, (frames, units), as DIR/NAME.npy.")
-    ] = None,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = 8,
-    json_file: JsonOption = None,
-) -> None:
-    """Print the text of each file, one line a file; --json adds timing. A file that cannot be used costs status 1."""
-    from .evaluation.machine import describe_machine
-    from .files import write_json
-    from .runtime.recognizer import Recognizer
-
-    targets = _emission_files(audio, emissions)
-    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    results: list[dict[str, Any]] = []
-    failed = False
-    with progress_bar("Transcribing", len(audio)) as advance:
-        for path, result in zip(audio, recognizer.recognize(audio, batch_size=batch_size), strict=True):
-            advance(len(results) + 1)
-            if isinstance(result, InputError):
-                failed = True
-                print(f"w2v-compress: {' '.join(str(result).split())}", file=sys.stderr)
-                results.append({"file": str(path), "error": str(result)})
-                continue
-            print(result.text, flush=True)
-            if targets:
-                _write_emissions(targets[path], result.log_probs)
-            results.append(
-                {
-                    "file": str(path),
-                    "text": result.text,
-                    "audio_seconds": result.audio_seconds,
-                    "compute_seconds": result.compute_seconds,
-                }
-            )
-    if json_file:
-        settings = {"model": str(model), "precision": recognizer.precision, "batch_size": batch_size}
-        write_json(json_file, settings | {"machine": describe_machine(device), "transcripts": results})
-    if failed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def evaluate(
-    model: ModelArgument,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
-    subset: SubsetOption = "test",
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = 8,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    json_file: JsonOption = None,
-) -> None:
-    """Measure WER and CER with bootstrap 95% intervals, real-time factor and peak memory."""
-    from .evaluation.evaluate import evaluate as measure
-    from .files import write_json
-    from .runtime.recognizer import Recognizer
-
-    utterances = _utterances(data, subset)
-    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    with progress_bar("Evaluating", len(utterances)) as advance:
-        report = measure(recognizer, utterances, batch_size, seed=seed, progress=advance)
-    rows = [
-        ["WER", report.wer.percent()],
-        ["CER", report.cer.percent()],
-        ["utterances, words", f"{report.utterances}, {report.words}"],
-        ["audio", f"{report.audio_seconds:.1f} s"],
-        ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
-        ["peak memory", megabytes(report.peak_memory_bytes)],
-        ["precision", recognizer.precision],
-        ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
-    ]
-    print_table(f"{model} on {subset}", ["", ""], rows)
-    if json_file:
-        settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
-        write_json(json_file, settings | report.to_dict())
+for command in (transcribe, evaluate, sweep):
+    app.command()(command)
 
 
 def _train_registered(configuration: Any, **options: Any) -> None:
@@ -336,12 +252,6 @@ def _register_plugin() -> None:
 
 def _package_folder() -> Path:
     return Path(__file__).resolve().parent
-
-
-def _utterances(data: Path, subset: str) -> Any:
-    from .data.manifest import read_manifest
-
-    return read_manifest(data, subset)
 
 
 def _part_costs(model: Path, scheme: str, material: Any) -> list[Any]:
@@ -374,25 +284,3 @@ def _before_and_after(model: Path, out: Path, utterances: Any, batch_size: int) 
     print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
     before, after = (report.to_dict() for report in reports)
     return {"before": before, "after": after, "wer_difference": dataclasses.asdict(difference)}
-
-
-def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
-    """Where the log-probabilities of each file go; two files may not go to one place."""
-    if folder is None:
-        return {}
-    targets = {path: folder / f"{path.stem}.npy" for path in audio}
-    sources = {target: path for path, target in targets.items()}
-    for path, target in targets.items():
-        if sources[target] != path:
-            raise InputError(f"--emissions: {path} and {sources[target]} would both be written to {target}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return targets
-
-
-def _write_emissions(path: Path, log_probs: Any) -> None:
-    import numpy as np
-
-    from .files import replacing
-
-    with replacing(path) as temporary:
-        np.save(temporary, log_probs.numpy())

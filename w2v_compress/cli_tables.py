@@ -68,3 +68,25 @@ def bigfoot(
     if markdown_file:
         with replacing(markdown_file) as temporary:
             temporary.write_text(markdown(report), encoding="utf-8")
+
+
+@tables.command()
+def stochastic(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="What examples/stochastic/run.py wrote.")],
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
+    ] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw WER against time.")] = None,
+) -> None:
+    """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), as measured."""
+    from .evaluation.stochastic import claim_table, markdown, plot, point_table, read_results
+    from .files import replacing
+
+    report = read_results(results)
+    print_table("Claims", *claim_table(report))
+    print_table("Points", *point_table(report))
+    if markdown_file:
+        with replacing(markdown_file) as temporary:
+            temporary.write_text(markdown(report), encoding="utf-8")
+    if plot_file:
+        plot(report, plot_file)

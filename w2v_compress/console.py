@@ -19,11 +19,12 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on standard output; without any column name it has no head."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, title=title, show_header=any(columns))
+    table = Table(*map(escape, columns), title=escape(title), show_header=any(columns))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

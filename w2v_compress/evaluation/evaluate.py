@@ -7,7 +7,8 @@ from typing import Any
 
 from ..data.manifest import Utterance
 from ..errors import InputError
-from ..runtime.recognizer import Recognizer
+from ..nn.compression import CompressionPoint
+from ..runtime.recognizer import Point, Recognizer
 from .machine import describe_machine, peak_memory
 from .wer import ErrorCounts, Interval, character_errors, error_rate, word_errors
 
@@ -16,6 +17,7 @@ from .wer import ErrorCounts, Interval, character_errors, error_rate, word_error
 class EvaluationReport:
     """Quality and cost of one recognizer on one test set."""
 
+    point: CompressionPoint
     wer: Interval
     cer: Interval
     utterances: int
@@ -48,6 +50,7 @@ class EvaluationReport:
             for field in dataclasses.fields(self)
             if field.name not in ("word_counts", "hypotheses")
         }
+        values["point"] = str(self.point)
         values["wer"], values["cer"] = dataclasses.asdict(self.wer), dataclasses.asdict(self.cer)
         return values | {
             "real_time_factor": self.real_time_factor,
@@ -60,19 +63,23 @@ def evaluate(
     utterances: Sequence[Utterance],
     batch_size: int = 8,
     *,
+    point: Point | None = None,
     seed: int = 0,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> EvaluationReport:
     """WER and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
 
-    The first utterance is transcribed once before, uncounted. Raises `InputError` when an utterance cannot be used:
-    a rate over what is left of a test set would be another test set's. `progress` gets the number done.
+    `point` is as in `Recognizer.checked_point`. The first utterance is transcribed once before, uncounted. Raises
+    `InputError` when an utterance cannot be used: a rate over what is left of a test set would be another test set's.
+    `progress` gets the number done.
     """
     if not utterances:
         raise InputError("there are no utterances to evaluate on")
-    recognizer.transcribe(utterances[0].path)
+    point = recognizer.checked_point(point)
+    recognizer.transcribe(utterances[0].path, point=point)
     transcripts = []
-    for result in recognizer.recognize((utterance.path for utterance in utterances), batch_size=batch_size):
+    paths = (utterance.path for utterance in utterances)
+    for result in recognizer.recognize(paths, batch_size=batch_size, point=point):
         if isinstance(result, InputError):
             raise result
         transcripts.append((result.text, result.audio_seconds, result.compute_seconds))
@@ -82,6 +89,7 @@ def evaluate(
     words, characters = word_errors(references, hypotheses), character_errors(references, hypotheses)
     device = str(recognizer.device)
     return EvaluationReport(
+        point=point,
         wer=error_rate(words, seed=seed),
         cer=error_rate(characters, seed=seed),
         utterances=len(utterances),

@@ -1,0 +1,283 @@
+"""Every point of a recognizer on one test set: error rates against measured time and counted multiply-accumulates."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..console import progress_bar
+from ..data.audio import SAMPLE_RATE, read_audio
+from ..data.manifest import Utterance
+from ..errors import InputError
+from ..files import replacing
+from ..nn.compression import CompressionPoint, CompressionSpace
+from ..runtime.recognizer import Recognizer
+from ..runtime.stored_sweep import Sweep, SweptPoint
+from .compute import count_compute
+from .evaluate import EvaluationReport, evaluate
+from .machine import describe_machine, interleaved_latency
+from .wer import Interval, compare
+
+FEWEST_REPEATS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointReport:
+    """Quality and cost at one point; rates are fractions."""
+
+    point: CompressionPoint
+    wer: Interval
+    cer: Interval
+    wer_difference: Interval
+    """To the reference, utterance by utterance."""
+    milliseconds: float
+    """The median time of the timed audio."""
+    real_time_factor: float
+    macs_per_second: float
+    """Multiply-accumulates of the network for each second of the test set's audio."""
+    speed_up: float
+    """Times faster than the reference, measured."""
+    counted_speed_up: float
+    """Times fewer multiply-accumulates than the reference."""
+    pareto: bool
+    """No other point is both faster and more accurate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepReport:
+    """Points side by side. Times are of the same audio, batch 1, taken in turns."""
+
+    points: list[PointReport]
+    reference: CompressionPoint
+    """The least compressed of the points: (1, 1, 1) where it is one of them."""
+    precision: str
+    utterances: int
+    words: int
+    audio_seconds: float
+    timed_utterances: int
+    timed_seconds: float
+    repeats: int
+    batch_size: int
+    """For the error rates."""
+    seed: int
+    machine: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        points = [dataclasses.asdict(row) | {"point": str(row.point)} for row in self.points]
+        return dataclasses.asdict(self) | {"reference": str(self.reference), "points": points}
+
+    def to_store(self, subset: str) -> Sweep:
+        """What a model file keeps of it; `subset` names the test set."""
+        points = tuple(
+            SweptPoint(
+                point=row.point,
+                wer=row.wer.value,
+                real_time_factor=row.real_time_factor,
+                macs_per_second=row.macs_per_second,
+            )
+            for row in self.points
+        )
+        return Sweep(subset=subset, precision=self.precision, machine=self.machine, points=points)
+
+
+def sweep(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    points: Sequence[CompressionPoint] = (),
+    *,
+    batch_size: int = 8,
+    repeats: int = FEWEST_REPEATS,
+    timed_seconds: float = 30.0,
+    seed: int = 0,
+) -> SweepReport:
+    """Error rates, time and multiply-accumulates at each of `points`, by default every point of the recognizer's space.
+
+    Times are medians of `repeats` runs, at least 9, over utterances drawn by `seed` until they last `timed_seconds`.
+    The `seed` is that of the bootstrap too. Raises `InputError` when an utterance cannot be used or when the network
+    does not have a point.
+    """
+    if repeats < FEWEST_REPEATS:
+        raise InputError(f"`repeats` is {repeats}; it must be at least {FEWEST_REPEATS}")
+    points = [recognizer.checked_point(point) for point in points or recognizer.header.space.all_points()]
+    reference = CompressionSpace(points=tuple(points)).largest
+    reports = _error_rates(recognizer, utterances, points, batch_size, seed)
+    timed = _timed_audio(utterances, timed_seconds, seed)
+    milliseconds = _times(recognizer, timed, points, repeats)
+    lengths = [utterance.samples for utterance in utterances]
+    macs = {point: _macs(recognizer, lengths, point) for point in points}
+    timed_length = sum(map(len, timed)) / SAMPLE_RATE
+    audio_seconds = sum(lengths) / SAMPLE_RATE
+    front = pareto_front([(milliseconds[point], reports[point].wer.value) for point in points])
+    rows = [
+        PointReport(
+            point=point,
+            wer=reports[point].wer,
+            cer=reports[point].cer,
+            wer_difference=compare(reports[reference].word_counts, reports[point].word_counts, seed=seed),
+            milliseconds=milliseconds[point],
+            real_time_factor=milliseconds[point] / 1000 / timed_length,
+            macs_per_second=macs[point] / audio_seconds,
+            speed_up=milliseconds[reference] / milliseconds[point],
+            counted_speed_up=macs[reference] / macs[point],
+            pareto=best,
+        )
+        for point, best in zip(points, front, strict=True)
+    ]
+    return SweepReport(
+        points=rows,
+        reference=reference,
+        precision=recognizer.precision,
+        utterances=len(utterances),
+        words=reports[reference].words,
+        audio_seconds=audio_seconds,
+        timed_utterances=len(timed),
+        timed_seconds=timed_length,
+        repeats=repeats,
+        batch_size=batch_size,
+        seed=seed,
+        machine=describe_machine(str(recognizer.device)),
+    )
+
+
+def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Of each pair of costs, whether no other is at most as high in both and lower in one."""
+    return [not any(other[0] <= pair[0] and other[1] <= pair[1] and other != pair for other in costs) for pair in costs]
+
+
+def rate_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
+    """Column names and lines: how well each point does."""
+    lines = [
+        [
+            str(row.point),
+            row.wer.percent(),
+            "-" if row.point == report.reference else row.wer_difference.percent(),
+            row.cer.percent(),
+        ]
+        for row in report.points
+    ]
+    return ["point", "WER", f"WER minus {report.reference}", "CER"], lines
+
+
+def cost_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
+    """Column names and lines: what each point takes."""
+    lines = [
+        [
+            str(row.point),
+            f"{row.real_time_factor:.4f}",
+            f"{row.speed_up:.2f}x",
+            f"{1e-9 * row.macs_per_second:.2f}",
+            f"{row.counted_speed_up:.2f}x",
+            "*" if row.pareto else "",
+        ]
+        for row in report.points
+    ]
+    return ["point", "real-time factor", "faster", "GMAC per s", "fewer MACs", "best"], lines
+
+
+def notes(report: SweepReport) -> list[str]:
+    """What the figures of the table are, one sentence or two a line."""
+    machine = report.machine
+    place = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+    return [
+        f"Rates are over {report.utterances} utterances, {report.words} words, with bootstrap 95% intervals; best (*): "
+        "no other point is both faster and more accurate.",
+        f"Times are of {report.timed_utterances} utterances, {report.timed_seconds:.1f} s, batch 1, the median of "
+        f"{report.repeats} runs in turns, {report.precision} on {place}.",
+    ]
+
+
+def require_matplotlib() -> Any:
+    """matplotlib's pyplot, for files; `InputError` names the pip extra when it is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError(f"--plot needs matplotlib ({error}): pip install -c constraints.txt -e '.[plot]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot(report: SweepReport, path: Path, title: str) -> None:
+    """WER with its interval against the measured real-time factor, as PNG; a line joins the points of the front."""
+    pyplot = require_matplotlib()
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for row in report.points:
+        colour = "tab:blue" if row.pareto else "gray"
+        place, rate = row.real_time_factor, 100 * row.wer.value
+        reach = [[rate - 100 * row.wer.low], [100 * row.wer.high - rate]]
+        axis.errorbar([place], [rate], yerr=reach, fmt="o", color=colour, ecolor="lightgray", capsize=3)
+        axis.annotate(str(row.point), (place, rate), textcoords="offset points", xytext=(5, 5), fontsize="small")
+    front = sorted((row.real_time_factor, 100 * row.wer.value) for row in report.points if row.pareto)
+    axis.plot(*zip(*front, strict=True), color="tab:blue", label="no point is faster and more accurate")
+    axis.set_xlabel("seconds of computing for each second of audio")
+    axis.set_ylabel("WER, %, with 95% interval")
+    axis.set_title(title)
+    axis.margins(0.1)  # for the names of the points
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    pyplot.close(figure)
+
+
+def _error_rates(
+    recognizer: Recognizer,
+    utterances: Sequence[Utterance],
+    points: Sequence[CompressionPoint],
+    batch_size: int,
+    seed: int,
+) -> dict[CompressionPoint, EvaluationReport]:
+    reports = {}
+    with progress_bar("Recognizing", len(points) * len(utterances)) as advance:
+        for done, point in enumerate(points):
+
+            def progress(utterance: int, before: int = done * len(utterances)) -> None:
+                advance(before + utterance)
+
+            reports[point] = evaluate(recognizer, utterances, batch_size, point=point, seed=seed, progress=progress)
+    return reports
+
+
+def _timed_audio(utterances: Sequence[Utterance], seconds: float, seed: int) -> list[np.ndarray]:
+    """Samples of utterances, drawn until they last `seconds`."""
+    audio: list[np.ndarray] = []
+    for index in np.random.default_rng(seed).permutation(len(utterances)):
+        if sum(map(len, audio)) >= seconds * SAMPLE_RATE and audio:
+            break
+        audio.append(read_audio(utterances[index].path))
+    return audio
+
+
+def _times(
+    recognizer: Recognizer, audio: list[np.ndarray], points: Sequence[CompressionPoint], repeats: int
+) -> dict[CompressionPoint, float]:
+    """Median milliseconds of all `audio`, one piece after the other."""
+    with progress_bar("Timing", (1 + repeats) * len(points)) as advance:
+        done = count(1)
+
+        def run(point: CompressionPoint) -> None:
+            recognizer.transcribe(audio, SAMPLE_RATE, batch_size=1, point=point)
+            advance(next(done))
+
+        runs: dict[str, Callable[[], None]] = {str(point): partial(run, point) for point in points}
+        milliseconds = interleaved_latency(runs, repeats)
+    return {point: milliseconds[str(point)] for point in points}
+
+
+def _macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:
+    """Of utterances of so many samples, each alone, in the windows that the network sees of it."""
+    architecture = recognizer.model.architecture
+    return sum(
+        count_compute(architecture, window.samples.stop - window.samples.start, point).total
+        for length in lengths
+        for window in recognizer.windows(length, point)
+    )
