@@ -3,6 +3,7 @@
 #   make test PYTEST_FLAGS="-x -k compat"
 #   make install PYTHON=/path/to/python3.11
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    connected digits: the distillation chain, three seeds
+#   make stochastic FSDD=/path/to/free-spoken-digit-dataset    digits: one elastic model against fixed ones, three seeds
 # pip's own settings apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives torch without CUDA.
 
 PYTHON ?=
@@ -14,10 +15,10 @@ PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fsdd clean
+.PHONY: help install demo test lint fsdd stochastic clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,6p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,7p
 
 install: $(STAMP)
 
@@ -43,6 +44,10 @@ demo: $(STAMP)
 fsdd: $(STAMP)
 	@if [ -z "$(FSDD)" ]; then echo "make fsdd FSDD=FOLDER: the folder of the Free Spoken Digit Dataset" >&2; exit 1; fi
 	$(PY) examples/fsdd/run.py "$(FSDD)" $(if $(QUICK),--quick)
+
+stochastic: $(STAMP)
+	@if [ -z "$(FSDD)" ]; then echo "make stochastic FSDD=FOLDER: the folder of the Free Spoken Digit Dataset" >&2; exit 1; fi
+	$(PY) examples/stochastic/run.py fsdd "$(FSDD)" $(if $(QUICK),--quick)
 
 test: lint
 	$(PY) -m pytest $(PYTEST_FLAGS)

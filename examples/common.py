@@ -1,19 +1,31 @@
-"""What the examples share: a run of fairseq with its progress, and what is shown."""
+"""What the examples share: runs of fairseq with their progress, steps that are not repeated, and what is shown."""
 
+import csv
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from w2v_compress.compat import user_dir
+from w2v_compress.data.corpora import Recording
+from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.wer import Interval
+from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.wer import ErrorCounts, Interval
+from w2v_compress.files import replacing, write_json
+from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()
 
@@ -73,3 +85,70 @@ def train(
 def percent(interval: dict[str, float] | Interval) -> str:
     """An interval, or the dictionary that JSON keeps of it, as `12.34% [11.20, 13.50]`."""
     return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Raise `InputError` when the output folder holds a run with other settings: its files would be taken for ours."""
+    settings = json.loads(json.dumps(settings))  # as they are read back
+    kept = out / "settings.json"
+    if kept.exists() and (earlier := json.loads(kept.read_text(encoding="utf-8"))) != settings:
+        changed = ", ".join(name for name in settings if settings[name] != earlier.get(name))
+        raise InputError(f"{out}: holds a run with another {changed}; choose another --out")
+    write_json(kept, settings)
+
+
+@contextmanager
+def timed(out: Path, step: str) -> Iterator[None]:
+    """Adds the seconds of a step, also an interrupted one, to those of earlier calls in `out`/seconds.json."""
+    kept, start = out / "seconds.json", time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        seconds[step] = round(seconds.get(step, 0) + time.monotonic() - start, 1)
+        write_json(kept, seconds)
+
+
+def held_out_digits(recordings: Sequence[Recording]) -> list[list[str]]:
+    """Rows (path, text, split, speaker) of the digits: `train`, `dev`, and `valid` to choose recipes on.
+
+    `dev` is the corpus's. Recordings 45 to 49 of each digit and speaker of its `train` become `valid`, on which no
+    model is trained. Its `test`, if it is there, is left out.
+    """
+    rows = []
+    for recording in recordings:
+        path = recording.parts[0].resolve()
+        held_out = recording.split == "train" and re.search(r"_4[5-9]$", path.stem)
+        if recording.split in ("train", "dev"):
+            rows.append([str(path), recording.text, "valid" if held_out else recording.split, recording.speaker])
+    return rows
+
+
+def write_listing(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
+    """A corpus for `prepare` of the rows (path, text, split, speaker); returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(folder / "utterances.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file).writerows([["path", "text", "split", "speaker"], *rows])
+    return folder
+
+
+def count_errors(model: Path, data: Path, subset: str, point: str | None = None) -> ErrorCounts:
+    """Word errors of `model` by utterance of `subset`; kept beside the model, since the same file gives the same.
+
+    `point`: where to run it, for a model that is trained for several.
+    """
+    at = f".{point.replace(',', '_')}" if point else ""
+    kept = model.with_name(f"{model.stem}.{subset}{at}.json")
+    if not kept.exists():
+        torch.set_num_threads(1)
+        counts = evaluate(Recognizer.load(model), read_manifest(data, subset), point=point).word_counts
+        write_json(kept, {"errors": counts.errors.tolist(), "words": counts.lengths.tolist()})
+    read = json.loads(kept.read_text(encoding="utf-8"))
+    return ErrorCounts(np.array(read["errors"]), np.array(read["words"]))

@@ -1,57 +1,16 @@
 """From word errors by seed and string to the figures, tables and plot of the example."""
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from w2v_compress.evaluation.seeds import cells, difference, points, rates
 from w2v_compress.evaluation.tables import markdown_table
-from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate
+from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.files import replacing
 
 Model = tuple[str, int, str]
 """Recipe, layers, precision."""
-
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
-MOST_SEEDS = len(T_975) + 1
-BOOTSTRAP_SEED = 1
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, float]:
-    """The mean and its 95% t-interval, whose ends say what other seeds would give; two values at least."""
-    mean = statistics.fmean(values)
-    reach = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return {"value": mean, "low": mean - reach, "high": mean + reach}
-
-
-def pooled(runs: Sequence[ErrorCounts]) -> ErrorCounts:
-    """The runs of all seeds as one: resampling its strings resamples them for every seed alike."""
-    return ErrorCounts(np.sum([run.errors for run in runs], axis=0), np.sum([run.lengths for run in runs], axis=0))
-
-
-def rates(runs: Sequence[ErrorCounts]) -> dict[str, Any]:
-    """WER by seed, and its mean with the interval over seeds (None for a single one) and over strings."""
-    by_seed = [run.rate for run in runs]
-    return {
-        "by_seed": by_seed,
-        "over_seeds": over_seeds(by_seed) if len(runs) > 1 else None,
-        "over_strings": asdict(error_rate(pooled(runs), seed=BOOTSTRAP_SEED)),
-    }
-
-
-def difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> dict[str, Any]:
-    """WER of `second` minus that of `first`, seed by seed and string by string."""
-    by_seed = [run.rate - other.rate for other, run in zip(first, second, strict=True)]
-    return {
-        "by_seed": by_seed,
-        "over_seeds": over_seeds(by_seed) if len(by_seed) > 1 else None,
-        "over_strings": asdict(compare(pooled(first), pooled(second), seed=BOOTSTRAP_SEED)),
-    }
 
 
 def summarise(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -68,19 +27,6 @@ def summarise(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[
     return {"models": models, "distilled_minus_baseline": gains, "int8_minus_fp32": costs}
 
 
-def _points(interval: Mapping[str, float] | None, digits: int = 2) -> tuple[str, str]:
-    """A mean and its interval in per cent, each as text."""
-    if interval is None:
-        return "", "one model"
-    value, low, high = (f"{100 * interval[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return value, f"[{low}, {high}]"
-
-
-def _wer_cells(wer: Mapping[str, Any]) -> list[str]:
-    mean, over_strings = _points(wer["over_strings"])
-    return [mean, _points(wer["over_seeds"])[1], over_strings]
-
-
 def markdown(results: Mapping[str, Any]) -> str:
     """The tables: WER, differences, costs. All WER in per cent, all differences in points."""
     intervals = ["mean", "over seeds", "over strings"]
@@ -91,10 +37,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     wer_rows = []
     for row in results["models"]:
         extra = int8.get((row["recipe"], row["layers"], row["precision"]))
-        delta = " ".join(_points(extra)) if extra else ""
-        wer_rows.append([str(row["layers"]), row["recipe"], row["precision"], *_wer_cells(row["wer"]), delta])
+        delta = " ".join(points(extra)) if extra else ""
+        wer_rows.append([str(row["layers"]), row["recipe"], row["precision"], *cells(row["wer"]), delta])
     gain_rows = [
-        [str(row["layers"]), row["recipe"], row["baseline"], *_wer_cells(row["wer"])]
+        [str(row["layers"]), row["recipe"], row["baseline"], *cells(row["wer"])]
         for row in results["distilled_minus_baseline"]
     ]
     cost_rows = [

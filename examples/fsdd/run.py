@@ -13,19 +13,13 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
-import os
 import re
 import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from rich.progress import Progress
 
@@ -33,8 +27,8 @@ from w2v_compress.data.corpora import read_fsdd
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.seeds import MOST_SEEDS
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.files import replacing, write_json
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
@@ -44,8 +38,19 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-from common import file_name, say, train, update_bars  # noqa: E402
-from figures import MOST_SEEDS, markdown, plot, summarise  # noqa: E402
+from common import (  # noqa: E402
+    cores,
+    count_errors,
+    file_name,
+    held_out_digits,
+    keep_settings,
+    say,
+    timed,
+    train,
+    update_bars,
+    write_listing,
+)
+from figures import markdown, plot, summarise  # noqa: E402
 
 DATA_SEED = 1
 TIMED_STRINGS = 8
@@ -132,30 +137,18 @@ def quantized(model: Path, scheme: str) -> Path:
 def prepare_strings(source: Path, run: Run) -> None:
     """Strings of digits for the teacher in `data` and, of one or two, in `short`; for students with less in `few`.
 
-    `dev` is the corpus's. From its `train`, recordings 45 to 49 of each digit and speaker become `valid`, on which
-    the recipes were chosen; no model is trained on them. `few` has those of its recordings that are numbered 10 to 14,
-    an eighth. The corpus's `test`, if it is there, is left out.
+    The recipes were chosen on `valid`, see `held_out_digits`. `few` has the recordings of `train` that are numbered 10
+    to 14, an eighth.
     """
-    rows = []
-    for recording in read_fsdd(source):
-        path = recording.parts[0].resolve()
-        held_out = recording.split == "train" and re.search(r"_4[5-9]$", path.stem)
-        if recording.split in ("train", "dev"):
-            rows.append([path, recording.text, "valid" if held_out else recording.split, recording.speaker])
-    few = [row for row in rows if row[2] == "train" and re.search(r"_1[0-4]$", row[0].stem)]
+    rows = held_out_digits(read_fsdd(source))
+    few = [row for row in rows if row[2] == "train" and re.search(r"_1[0-4]$", Path(row[0]).stem)]
     count = run.size.strings
     for folder, listed, join, strings in (
         ("short", rows, "1:2", count),
         ("data", rows, "3:7", count),
         ("few", few, "3:7", round(count * len(few) / len(rows))),
     ):
-        listing = run.out / "recordings" / folder
-        listing.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(listing / "utterances.csv") as temporary,
-            open(temporary, "w", encoding="utf-8", newline="") as file,
-        ):
-            csv.writer(file).writerows([["path", "text", "split", "speaker"], *listed])
+        listing = write_listing(run.out / "recordings" / folder, listed)
         report = prepare("fsdd", listing, run.out / folder, join=join, join_count=strings, seed=DATA_SEED)
         print(report.closing_line())
 
@@ -221,21 +214,6 @@ def train_students(run: Run) -> None:
             raise
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def count_errors(model: Path, data: Path, subset: str) -> ErrorCounts:
-    """Word errors of `model` by string of `subset`; kept beside the model, since the same file gives the same."""
-    kept = model.with_name(f"{model.stem}.{subset}.json")
-    if not kept.exists():
-        torch.set_num_threads(1)
-        counts = evaluate(Recognizer.load(model), read_manifest(data, subset)).word_counts
-        write_json(kept, {"errors": counts.errors.tolist(), "words": counts.lengths.tolist()})
-    read = json.loads(kept.read_text(encoding="utf-8"))
-    return ErrorCounts(np.array(read["errors"]), np.array(read["words"]))
-
-
 def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCounts]]:
     """The errors of the files of each (recipe, layers, precision); int8 files are made here."""
     files = {(*model, "fp32"): paths for model, paths in run.models().items()}
@@ -280,30 +258,13 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
 
 
 def check_settings(run: Run, source: Path) -> None:
-    """Raise `InputError` when the output folder holds a run with other settings: its files would be taken for ours."""
+    """Raise `InputError` when the output folder holds a run with other settings."""
     settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
     settings["recipes"] = {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}
     settings |= {
         name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("teacher.yaml", "student.yaml")
     }
-    settings = json.loads(json.dumps(settings))  # as they are read back
-    kept = run.out / "settings.json"
-    if kept.exists() and (earlier := json.loads(kept.read_text(encoding="utf-8"))) != settings:
-        changed = ", ".join(name for name in settings if settings[name] != earlier.get(name))
-        raise InputError(f"{run.out}: holds a run with another {changed}; choose another --out")
-    write_json(kept, settings)
-
-
-@contextmanager
-def timed(run: Run, step: str) -> Iterator[None]:
-    """Adds the seconds of a step, also an interrupted one, to those of earlier calls."""
-    kept, start = run.out / "seconds.json", time.monotonic()
-    try:
-        yield
-    finally:
-        seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-        seconds[step] = round(seconds.get(step, 0) + time.monotonic() - start, 1)
-        write_json(kept, seconds)
+    keep_settings(run.out, settings)
 
 
 def run_all(run: Run, source: Path, subset: str, command: str) -> None:
@@ -312,15 +273,15 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
     check_settings(run, source)
     if not (run.out / "few" / "train.tsv").exists():
         say("Joining recordings to strings")
-        with timed(run, "preparation"):
+        with timed(run.out, "preparation"):
             prepare_strings(source, run)
     if not run.teacher.exists():
-        with timed(run, "teacher"):
+        with timed(run.out, "teacher"):
             train_teacher(run)
-    with timed(run, "students"):
+    with timed(run.out, "students"):
         train_students(run)
     say(f"Quantizing, and measuring on {subset}")
-    with timed(run, "evaluation"):
+    with timed(run.out, "evaluation"):
         counts = measure(run, subset)
         costs = measure_costs(run, subset)
     strings = read_manifest(run.data, subset)

@@ -1,13 +1,11 @@
-"""Every yaml in configs/, composed by hydra as fairseq-hydra-train does, and its model and criterion built for real.
+"""Every yaml in configs/, composed by hydra as fairseq-hydra-train does, and what it names built and trained for real.
 
 A new file is tested as soon as it is there: recipes lie in configs/FOLDER/, what can be added in configs/FOLDER/GROUP/.
 """
 
+import dataclasses
 import functools
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,20 +17,25 @@ from omegaconf import DictConfig, OmegaConf
 
 import w2v_compress
 import w2v_compress.models
+import w2v_compress.tasks
 from w2v_compress.data.units import Units
+from w2v_compress.nn import ARCHITECTURES
 from w2v_compress.runtime.fairseq_checkpoint import read_checkpoint, write_checkpoint
 from w2v_compress.runtime.model_file import ModelFile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
-DISTILLATION = CONFIGS / "distillation"
+DISTILLATION, PRETRAINING, FINETUNING = (CONFIGS / name for name in ("distillation", "pretraining", "finetuning"))
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+RECIPES = [file for file in FILES if file.parent.parent == CONFIGS]
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(CONFIGS))
 
 
 def recipe_and_group(file: Path) -> tuple[Path, list[str]]:
-    """A recipe to compose `file` with, and the override that adds it there."""
-    if file.parent.parent == CONFIGS:
-        return file, []
+    """A recipe to compose the part `file` with, and the override that adds it there."""
     folder, group = file.parent.parent, file.parent.name
     recipe = min(folder.glob("*.yaml"))
     defaults = OmegaConf.load(recipe).get("defaults", [])
@@ -54,11 +57,17 @@ def compose(recipe: Path, *overrides: str, with_hydra: bool = False) -> Any:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., ModelFile]) -> dict[str, Path]:
-    """What recipes leave to be given: a model with the layers of LARGE, wide enough for spans of 64 channels."""
+    """What recipes leave to be given: a model with the layers of LARGE, and one to fine-tune, wide enough for spans of
+    64 channels."""
     folder = tmp_path_factory.mktemp("configs")
     Units.letters().write_dictionary(folder / "dict.ltr.txt")
     write_checkpoint(folder / "24.pt", tiny_model(encoder_layers=24, encoder_embed_dim=256))
+    base = tiny_model(encoder_embed_dim=256)
+    write_checkpoint(
+        folder / "base.pt", dataclasses.replace(base, header=dataclasses.replace(base.header, normalize=False))
+    )
     return {
+        "model.w2v_path": folder / "base.pt",
         "checkpoint.save_dir": folder / "checkpoints",
         "task.data": folder,
         "criterion.teacher_checkpoint": folder / "24.pt",
@@ -68,7 +77,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Mo
 
 @pytest.fixture(scope="module")
 def build(paths: dict[str, Path]) -> Callable[..., SimpleNamespace]:
-    """build(recipe, override, ...) gives cfg, model, criterion, optimizer and lr_scheduler as in fairseq."""
+    """build(recipe, override, ...) gives cfg, task, model, criterion, optimizer and lr_scheduler as in fairseq."""
 
     @functools.cache
     def run(recipe: Path, *overrides: str) -> SimpleNamespace:
@@ -88,41 +97,91 @@ def build(paths: dict[str, Path]) -> Callable[..., SimpleNamespace]:
         criterion = task.build_criterion(cfg.criterion)
         optimizer = optim.build_optimizer(cfg.optimizer, [*model.parameters(), *criterion.parameters()])
         scheduler = build_lr_scheduler(cfg.lr_scheduler, optimizer)
-        return SimpleNamespace(cfg=cfg, model=model, criterion=criterion, optimizer=optimizer, lr_scheduler=scheduler)
+        return SimpleNamespace(
+            cfg=cfg, task=task, model=model, criterion=criterion, optimizer=optimizer, lr_scheduler=scheduler
+        )
 
     return run
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
-def test_every_file_composes_and_what_it_names_is_built(file: Path, build: Callable[..., SimpleNamespace]) -> None:
-    if "submitit" in file.read_text():
-        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    recipe, group = recipe_and_group(file)
-    built = build(recipe, *group)
-    audio = torch.randn(2, 16_000)
+def train_a_little(built: SimpleNamespace) -> None:
+    """One update of a batch of two half seconds, or two at different points of compression."""
     sample = {
         "id": torch.arange(2),
-        "net_input": {"source": audio, "padding_mask": torch.zeros(2, 16_000, dtype=torch.bool)},
+        "net_input": {"source": torch.randn(2, 8000), "padding_mask": torch.zeros(2, 8000, dtype=torch.bool)},
         "target": torch.tensor([[5, 6, 7], [8, 9, 10]]),
         "target_lengths": torch.tensor([3, 3]),
         "ntokens": 6,
     }
-    loss, size, _ = built.criterion(built.model.train(), sample)
-    assert torch.isfinite(loss)
-    assert loss > 0
-    loss.backward()
-    assert all(
-        torch.isfinite(parameter.grad).all() for parameter in built.model.parameters() if parameter.grad is not None
-    )
-    assert size > 0
+    last = built.cfg.optimization.max_update  # nothing is frozen any more
+    steps = 2 if hasattr(built.task, "compression_space") else 1
+    for update in range(last - steps, last):
+        built.optimizer.zero_grad()
+        loss, size, _ = built.task.train_step(sample, built.model, built.criterion, built.optimizer, update)
+        assert torch.isfinite(loss)
+        assert loss > 0
+        gradients = [parameter.grad for parameter in built.model.parameters() if parameter.grad is not None]
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.any() for gradient in gradients)
+        assert size > 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_every_recipe_composes_and_what_it_names_is_trained(
+    recipe: Path, build: Callable[..., SimpleNamespace]
+) -> None:
+    depth = ["++model.encoder_layers=1"] if recipe.parent == PRETRAINING else []  # the width is the recipe's
+    built = build(recipe, *depth)
+    train_a_little(built)
     assert (REPOSITORY / built.cfg.common.user_dir).samefile(Path(w2v_compress.__file__).parent)
 
 
-def test_the_folder_is_not_empty() -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("task.sandwich=1", "task.inplace_distillation_weight=1.0"),
+        ("task.point='2,1,1'", "task.valid_points=[]"),
+        ('task.points=["1,1,1","4,2,2"]',),
+        (
+            "criterion._name=ctc_distillation",
+            "+criterion.teacher_checkpoint=TEACHER",
+            "+criterion.ctc_weight=0.5",
+            "+criterion.features_penalty_weight=0",
+        ),
+    ],
+    ids=["sandwich", "one point", "listed points", "outside teacher"],
+)
+def test_the_switches_of_an_elastic_fine_tuning(
+    overrides: tuple[str, ...], paths: dict[str, Path], build: Callable[..., SimpleNamespace]
+) -> None:
+    teacher = str(paths["model.w2v_path"])
+    train_a_little(build(FINETUNING / "elastic_10h.yaml", *(each.replace("TEACHER", teacher) for each in overrides)))
+
+
+@pytest.mark.parametrize("file", sorted({*FILES} - {*RECIPES}), ids=name_of)
+def test_every_part_composes_with_a_recipe(file: Path, paths: dict[str, Path]) -> None:
+    if "slurm" in file.name:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    recipe, group = recipe_and_group(file)
+    cfg = compose(recipe, *group)
+    assert OmegaConf.missing_keys(cfg) <= paths.keys()
+    part = OmegaConf.load(file)
+    assert part.keys() - {"hydra", "defaults"} <= cfg.keys()
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        (DISTILLATION, {"large_960h_to_12l", "12l_to_4l", "large_960h_to_12l_plus", "12l_to_4l_plus"}),
+        (PRETRAINING, {"wav2vec2_base", "stochastic_base", "stochastic_base_400k", "pooled_base"}),
+        (PRETRAINING, {"sew_tiny", "sew_small", "sew_mid"}),
+        (FINETUNING, {"base_10h", "base_100h", "elastic_10h", "elastic_retrofit_10h"}),
+    ],
+)
+def test_the_folders_are_not_empty(folder: Path, expected: set[str]) -> None:
     """Else the test above would pass on nothing."""
-    names = {path.stem for path in DISTILLATION.glob("*.yaml")}
-    assert names >= {"large_960h_to_12l", "12l_to_4l", "large_960h_to_12l_plus", "12l_to_4l_plus"}
-    assert {path.stem for path in (DISTILLATION / "run_config").glob("*.yaml")} >= {"local", "slurm_1", "slurm_4"}
+    assert {path.stem.removesuffix("_librispeech") for path in folder.glob("*.yaml")} >= expected
+    assert {path.stem for path in (folder / "run_config").glob("*.yaml")} >= {"local", "slurm_1", "slurm_8"}
 
 
 @pytest.mark.parametrize(("name", "layers"), [("large_960h_to_12l", 12), ("12l_to_4l", 4)])
@@ -190,16 +249,128 @@ def test_the_chain_keeps_layers_of_the_teacher_and_the_teacher(
     assert any("layers.3." in name for name in student)
 
 
+def settings(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values."""
+    if not isinstance(cfg, dict):
+        return {prefix.removesuffix("."): cfg}
+    return {name: value for key in cfg for name, value in settings(cfg[key], f"{prefix}{key}.").items()}
+
+
 @pytest.mark.parametrize(
-    ("name", "processes", "batches"),
-    [("local", 1, 4), ("local_4", 4, 1), ("local_8", 8, 1), ("slurm_1", 1, 4), ("slurm_4", 4, 1), ("slurm_8", 8, 1)],
+    ("recipe", "stock", "ours"),
+    [
+        ("pretraining/wav2vec2_base_librispeech", "pretraining/wav2vec2_base_librispeech", {}),
+        (
+            "pretraining/stochastic_base_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {
+                "model._name": "stochastic_sew",
+                "task._name": "compressed_pretraining",
+                "optimization.max_update": 100_000,
+            },
+        ),
+        (
+            "pretraining/stochastic_base_400k_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {"model._name": "stochastic_sew", "task._name": "compressed_pretraining"},
+        ),
+        (
+            "pretraining/pooled_base_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {
+                "model._name": "pooled_transformer",
+                "task._name": "compressed_pretraining",
+                "optimization.max_update": 100_000,
+            },
+        ),
+        (
+            "pretraining/sew_tiny_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {"model._name": "sew", "model.encoder_embed_dim": 512, "optimization.max_update": 100_000},
+        ),
+        (
+            "pretraining/sew_small_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {"model._name": "sew", "optimization.max_update": 100_000},
+        ),
+        (
+            "pretraining/sew_mid_librispeech",
+            "pretraining/wav2vec2_base_librispeech",
+            {"model._name": "sew", "model.encoder_layerdrop": 0.2, "optimization.max_update": 100_000},
+        ),
+        ("finetuning/base_10h", "finetuning/base_10h", {}),
+        ("finetuning/base_100h", "finetuning/base_100h", {}),
+        (
+            "finetuning/elastic_10h",
+            "finetuning/base_10h",
+            {"task._name": "compressed_finetuning", "checkpoint.best_checkpoint_metric": "wer_mean"},
+        ),
+        (
+            "finetuning/elastic_retrofit_10h",
+            "finetuning/base_10h",
+            {
+                "task._name": "compressed_finetuning",
+                "checkpoint.best_checkpoint_metric": "wer_mean",
+                "dataset.validate_after_updates": 0,
+                "model.freeze_finetune_updates": 0,
+            },
+        ),
+    ],
 )
-def test_how_runs_are_spread(name: str, processes: int, batches: int) -> None:
+def test_what_differs_from_the_recipes_that_fairseq_ships(recipe: str, stock: str, ours: dict[str, Any]) -> None:
+    import fairseq
+
+    theirs = OmegaConf.load(Path(fairseq.__file__).parent / "examples" / "wav2vec" / "config" / f"{stock}.yaml")
+    expected = settings(OmegaConf.to_container(theirs))
+    batches = expected.pop("distributed_training.distributed_world_size")
+    batches *= expected.pop("optimization.update_freq", [1])[0]
+    if "finetuning" in stock:
+        expected |= {"dataset.valid_subset": "dev-other", "model._name": "compressed_ctc"}
+    found = settings(OmegaConf.to_container(compose(CONFIGS / f"{recipe}.yaml"), enum_to_str=True))
+    assert found["distributed_training.distributed_world_size"] == 1
+    assert found["optimization.update_freq"] == [batches]
+    assert {name: found[name] for name in expected} == expected | ours
+    if "pretraining" in stock:  # the schedule is that of 400,000 updates wherever it is left
+        assert found["lr_scheduler.total_num_update"] == 400_000
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "heads", "layers"), [("tiny", 512, 8, 12), ("small", 768, 12, 12), ("mid", 768, 12, 24)]
+)
+def test_the_sizes_of_sew(
+    size: str, width: int, heads: int, layers: int, build: Callable[..., SimpleNamespace]
+) -> None:
+    """Wu et al. 2021, table 1, and our architecture of that name."""
+    architecture = ARCHITECTURES[f"sew-{size}"]
+    built = build(PRETRAINING / f"sew_{size}_librispeech.yaml", "++model.encoder_layers=1")
+    encoder = built.model.encoder
+    assert compose(PRETRAINING / f"sew_{size}_librispeech.yaml").model.encoder_layers == layers
+    assert (architecture.encoder_embed_dim, architecture.encoder_layers) == (width, layers)
+    assert encoder.layers[0].fc1.weight.shape == (4 * width, width)
+    assert encoder.layers[0].self_attn.heads == architecture.encoder_attention_heads == heads
+    convolutions = [layer.get_submodule("0") for layer in built.model.feature_extractor.conv_layers]
+    shapes = tuple((len(each.weight), each.kernel, each.stride) for each in convolutions)
+    assert shapes == architecture.conv_layers
+    assert list(encoder.upsampling) == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "processes", "batches"),
+    [
+        *(
+            (DISTILLATION, *row)
+            for row in (("local", 1, 4), ("local_4", 4, 1), ("local_8", 8, 1), ("slurm_1", 1, 4), ("slurm_4", 4, 1))
+        ),
+        (DISTILLATION, "slurm_8", 8, 1),
+        *((PRETRAINING, *row) for row in (("local", 1, 64), ("local_8", 8, 8), ("slurm_1", 1, 64), ("slurm_8", 8, 8))),
+        *((FINETUNING, *row) for row in (("local", 1, 8), ("local_8", 8, 1), ("slurm_1", 1, 8), ("slurm_8", 8, 1))),
+    ],
+    ids=lambda value: value.name if isinstance(value, Path) else str(value),
+)
+def test_how_runs_are_spread(folder: Path, name: str, processes: int, batches: int) -> None:
     if name.startswith("slurm"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    cfg = compose(
-        DISTILLATION / "12l_to_4l.yaml", f"+run_config={name}", "checkpoint.save_dir=/runs/4l", with_hydra=True
-    )
+    cfg = compose(min(folder.glob("*.yaml")), f"+run_config={name}", "checkpoint.save_dir=/runs/4l", with_hydra=True)
     assert cfg.distributed_training.distributed_world_size == processes
     assert cfg.optimization.update_freq == [batches]
     assert cfg.hydra.run.dir == "/runs/4l"
@@ -209,34 +380,5 @@ def test_how_runs_are_spread(name: str, processes: int, batches: int) -> None:
         assert launcher._target_.endswith("SlurmLauncher")
         assert launcher.nodes * launcher.tasks_per_node == launcher.nodes * launcher.gpus_per_node == processes
         assert cfg.hydra.mode.name == "MULTIRUN"  # else hydra launches nothing
+        assert cfg.hydra.sweep.dir == "/runs/4l"
         assert (processes == 1) == (cfg.distributed_training.distributed_port <= 0)
-
-
-@pytest.mark.slow
-def test_stock_fairseq_hydra_train_takes_the_folder(paths: dict[str, Path], noise_corpus: Path, tmp_path: Path) -> None:
-    """The command of the docs, from the repository's root, without `common.user_dir`."""
-    data = tmp_path / "data"
-    data.mkdir()
-    shutil.copy(noise_corpus / "train.tsv", data)
-    (data / "train.ltr").write_text("A B |\n" * 12)
-    Units.letters().write_dictionary(data / "dict.ltr.txt")
-    checkpoint = paths["criterion.teacher_checkpoint"]
-    command = [
-        sys.executable,
-        "-c",
-        "from fairseq_cli.hydra_train import cli_main; cli_main()",
-        *("--config-dir", "configs/distillation", "--config-name", "large_960h_to_12l"),
-        f"checkpoint.save_dir={tmp_path}/run",
-        f"task.data={data}",
-        f"model.init_checkpoint={checkpoint}",
-        f"criterion.teacher_checkpoint={checkpoint}",
-        *("dataset.train_subset=train", "dataset.valid_subset=train", "dataset.num_workers=0"),
-        *("optimization.max_update=2", "common.log_interval=1", "common.cpu=true", "common.fp16=false"),
-    ]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    log = (tmp_path / "run" / "hydra_train.log").read_text()
-    assert '"num_updates": "2"' in log
-    assert re.search(r'"train_wer": "[\d.]+"', log)
-    student = read_checkpoint(tmp_path / "run" / "checkpoint_best.pt").model
-    assert student.header.architecture.encoder_layers == 12

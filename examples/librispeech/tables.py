@@ -1,0 +1,68 @@
+"""Markdown tables of the sweeps in a folder: python tables.py SWEEPS OUT.md
+
+One table for each test set: WER, time and multiply-accumulates of every model at every point, the fastest first.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.tables import markdown_table
+from w2v_compress.evaluation.wer import Interval
+from w2v_compress.files import replacing
+
+COLUMNS = ["model", "point", "WER", "against its largest point", "real-time factor", "GMAC per s", "speed-up, counted"]
+
+
+def rows_of(model: str, sweep: dict[str, Any]) -> list[tuple[float, list[str]]]:
+    """The real-time factor and the cells of each point."""
+    rows = []
+    for point in sweep["points"]:
+        wer, difference = Interval(**point["wer"]), Interval(**point["wer_difference"])
+        speed_up = f"{point['speed_up']:.2f}, {point['counted_speed_up']:.2f}"
+        cost = [f"{point['real_time_factor']:.4f}", f"{1e-9 * point['macs_per_second']:.2f}", speed_up]
+        rows.append((point["real_time_factor"], [model, point["point"], wer.percent(), difference.percent(), *cost]))
+    return rows
+
+
+def tables(folder: Path) -> str:
+    """Markdown of all sweeps in `folder`. Raises `InputError` when there is none, or a file is not one."""
+    found: dict[str, list[tuple[float, list[str]]]] = defaultdict(list)
+    machines: dict[str, set[str]] = defaultdict(set)
+    for path in sorted(folder.glob("*.json")):
+        try:
+            sweep = json.loads(path.read_text(encoding="utf-8"))
+            subset, machine = sweep["subset"], sweep["machine"]
+            found[subset] += rows_of(Path(sweep["model"]).parent.name, sweep)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is not what `w2v-compress sweep --json` writes ({error!r})") from None
+        place = machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
+        machines[subset].add(f"{place}, {sweep['precision']}")
+    if not found:
+        raise InputError(f"{folder}: holds no sweep; run sweep.sh first")
+    parts = []
+    for subset, rows in found.items():
+        lines = [cells for _, cells in sorted(rows)]
+        parts.append(
+            f"## {subset}\n\n{markdown_table(COLUMNS, lines)}\nTimes: {'; '.join(sorted(machines[subset]))}.\n"
+        )
+    return "\n".join(parts)
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("usage: tables.py SWEEPS OUT.md")
+    try:
+        text = tables(Path(sys.argv[1]))
+    except InputError as error:
+        sys.exit(f"tables.py: {error}")
+    with replacing(Path(sys.argv[2])) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), at a small scale.
+
+    python examples/stochastic/run.py fsdd FSDD_FOLDER                         # an hour on 2 cores; see README.md
+    python examples/stochastic/run.py speechocean762 CORPUS.csv --seeds 1      # sentences instead of digits
+    python examples/stochastic/run.py fsdd FSDD_FOLDER --quick                 # a few minutes: nothing learnt
+
+What is done is not done again, and a training that was interrupted goes on: to start afresh, remove the output folder.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.progress import Progress
+
+from w2v_compress.data.audio import SAMPLE_RATE
+from w2v_compress.data.corpora import read_fsdd
+from w2v_compress.data.manifest import read_manifest
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.compute import count_compute
+from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.seeds import MOST_SEEDS
+from w2v_compress.evaluation.stochastic import Comparison, Measured, markdown, plot, summarise
+from w2v_compress.files import replacing, write_json
+from w2v_compress.nn import CompressionSpace
+from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.runtime.recognizer import Recognizer
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+
+from common import (  # noqa: E402
+    cores,
+    count_errors,
+    file_name,
+    held_out_digits,
+    keep_settings,
+    say,
+    timed,
+    train,
+    update_bars,
+    write_listing,
+)
+
+DATA_SEED = 1
+TIMED_UTTERANCES = 8
+UNCOMPRESSED = "1,1,1"
+SPACE = CompressionSpace()
+POINTS = tuple(str(point) for point in SPACE.all_points())
+FIXED = "wav2vec 2.0"
+STOCHASTIC = "stochastic"
+RETROFIT = "retrofit"
+REPEATED = "retrofit, frames repeated"
+TRAINED_ON = "wav2vec 2.0, trained on"
+
+
+UPSAMPLING = "+model.learned_upsampling=[2,3,4]"
+"""Of elastic models: repeated frames leave CTC too few labels a second at S = 3 and 4."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A recognizer: what it starts from, the point it is trained at, and those it is measured at."""
+
+    name: str
+    start: str
+    """A pre-training of `PRETRAININGS`, or the system whose training it continues."""
+    point: str = ""
+    """One point; by default they are sampled."""
+    measured: tuple[str, ...] = ()
+    """By default `point`."""
+    overrides: tuple[str, ...] = ()
+    """What else it sets in finetune.yaml."""
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        return self.measured or (self.point,)
+
+
+def sew(squeeze: int) -> str:
+    return f"SEW, S={squeeze}"
+
+
+def tuned(point: str) -> str:
+    return f"stochastic, tuned to {point}"
+
+
+PRETRAININGS = {
+    FIXED: ("model._name=pooled_transformer", f"task.point='{UNCOMPRESSED}'"),
+    **{
+        sew(squeeze): ("model._name=sew", f"+model.squeeze_factor={squeeze}", f"task.point='{squeeze},1,1'")
+        for squeeze in (2, 3, 4)
+    },
+    STOCHASTIC: ("model._name=stochastic_sew", UPSAMPLING),
+}
+"""What each pre-training sets in pretrain.yaml."""
+SYSTEMS = (
+    System(FIXED, FIXED, UNCOMPRESSED, measured=POINTS),
+    *(System(sew(squeeze), sew(squeeze), f"{squeeze},1,1") for squeeze in (2, 3, 4)),
+    System(STOCHASTIC, STOCHASTIC, measured=POINTS),
+    *(System(tuned(point), STOCHASTIC, point) for point in ("2,1,1", "4,1,1")),
+    System(RETROFIT, FIXED, measured=POINTS, overrides=(UPSAMPLING,)),
+    System(REPEATED, FIXED, measured=POINTS),
+    System(TRAINED_ON, FIXED, UNCOMPRESSED),
+)
+CONTINUED = (RETROFIT, REPEATED, TRAINED_ON)
+"""Systems that start from the fine-tuned system of that name, not from its pre-training."""
+COMPARISONS = (
+    Comparison("3: marginally worse than fixed", STOCHASTIC, FIXED, UNCOMPRESSED),
+    *(Comparison("3: marginally worse than fixed", STOCHASTIC, sew(s), f"{s},1,1") for s in (2, 3, 4)),
+    *(Comparison("4: tuning recovers it", tuned(f"{s},1,1"), sew(s), f"{s},1,1") for s in (2, 4)),
+    *(Comparison("4: tuning gains", tuned(f"{s},1,1"), STOCHASTIC, f"{s},1,1") for s in (2, 4)),
+    Comparison("retrofit keeps the full model", RETROFIT, TRAINED_ON, UNCOMPRESSED),
+    *(Comparison("retrofit makes points usable", RETROFIT, FIXED, point) for point in ("2,1,1", "1,2,2", "4,1,1")),
+    *(Comparison("learned upsampling helps", RETROFIT, REPEATED, f"{s},1,1") for s in (2, 3, 4)),
+    *(Comparison("retrofit against stochastic", RETROFIT, STOCHASTIC, point) for point in ("2,1,1", "4,1,1")),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long everything trains."""
+
+    pretraining_updates: int
+    updates: int
+    continued_updates: int
+    strings: int = 5400
+    """Of the digits: strings of one or two, over all splits."""
+    overrides: tuple[str, ...] = ()
+    """Of both yamls."""
+
+
+SIZES = {"fsdd": Size(400, 1000, 400), "speechocean762": Size(1500, 6000, 2000)}
+TINY = ("model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output folder and what is made in it."""
+
+    out: Path
+    size: Size
+    seeds: tuple[int, ...]
+
+    @property
+    def data(self) -> Path:
+        return self.out / "data"
+
+    def training(self, kind: str, name: str, seed: int) -> Path:
+        return self.out / "training" / file_name(f"{kind} {name} seed {seed}")
+
+    def model(self, system: str, seed: int) -> Path:
+        return self.out / f"{file_name(f'{system} seed {seed}')}.safetensors"
+
+
+def prepare_data(corpus: str, source: Path, run: Run) -> None:
+    """Manifests of strings of one or two digits, or of the sentences of a CSV corpus with splits `train` and `dev`."""
+    if corpus == "fsdd":
+        listing = write_listing(run.out / "recordings", held_out_digits(read_fsdd(source)))
+        report = prepare("fsdd", listing, run.data, join="1:2", join_count=run.size.strings, seed=DATA_SEED)
+    else:
+        report = prepare("csv", source, run.data)
+    print(report.closing_line())
+
+
+def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
+    """A pre-training, and every system that comes of it."""
+
+    def step(kind: str, name: str, updates: int, settings: Sequence[str]) -> Path:
+        folder = run.training(kind, name, seed)
+        bar = progress.add_task(f"{kind}: {name}, seed {seed}", total=updates)
+        done = folder / "done"
+        if not done.exists():
+            common = [f"common.seed={seed}", f"task.data={run.data}"]
+            checkpoint = train(
+                HERE / f"{kind}.yaml",
+                [*common, *settings],
+                folder,
+                updates,
+                threads=1,
+                progress=lambda count: progress.update(bar, completed=count),
+            )
+            write_json(done, {"checkpoint": str(checkpoint)})
+        progress.update(bar, completed=updates)
+        return folder / "checkpoint_last.pt"
+
+    size = run.size
+    pretrained = step("pretrain", start, size.pretraining_updates, [*PRETRAININGS[start], *size.overrides])
+    for system in SYSTEMS:
+        if system.start != start or run.model(system.name, seed).exists():
+            continue
+        continued = system.name in CONTINUED
+        first = run.training("finetune", start, seed) / "checkpoint_last.pt" if continued else pretrained
+        settings = [f"model.w2v_path={first}", f"task.point='{system.point}'", *system.overrides]
+        updates = size.continued_updates if continued else size.updates
+        checkpoint = step("finetune", system.name, updates, settings)
+        export_checkpoint(checkpoint, run.model(system.name, seed))
+
+
+def train_all(run: Run) -> None:
+    """All chains, one a core: so small a model gains little from a second thread."""
+    by_length = sorted(PRETRAININGS, key=lambda name: -sum(system.start == name for system in SYSTEMS))
+    with update_bars() as progress, ThreadPoolExecutor(max_workers=cores()) as pool:
+        chains = [
+            pool.submit(train_chain, run, start, seed, progress)
+            for seed, start in itertools.product(run.seeds, by_length)
+        ]
+        try:
+            for chain in chains:
+                chain.result()
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def measure(run: Run, subset: str) -> Measured:
+    """Word errors of every system at its points, one for each seed."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
+        counted = {
+            (system.name, point): [
+                pool.submit(count_errors, run.model(system.name, seed), run.data, subset, point) for seed in run.seeds
+            ]
+            for system in SYSTEMS
+            for point in system.points
+        }
+        return {key: [count.result() for count in of_seeds] for key, of_seeds in counted.items()}
+
+
+def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
+    """Compute and time of each point, of one stochastic model: all models share them but for SEW's upsampling."""
+    utterances = read_manifest(run.data, subset)[:TIMED_UTTERANCES]
+    paths, seconds = [utterance.path for utterance in utterances], sum(utterance.seconds for utterance in utterances)
+    say(f"Timing: {len(paths)} utterances of {seconds:.0f} s one by one, in turns, median of 9")
+    recognizer = Recognizer.load(run.model(STOCHASTIC, run.seeds[0]))
+    latency = interleaved_latency(
+        {
+            point: lambda at=point: recognizer.transcribe(paths, batch_size=1, point=at)  # type: ignore[misc]
+            for point in POINTS
+        }
+    )
+    architecture = recognizer.header.architecture
+    lengths = [round(utterance.seconds * SAMPLE_RATE) for utterance in utterances]
+    return [
+        {
+            "point": str(point),
+            "macs_per_second": sum(count_compute(architecture, samples, point).total for samples in lengths) / seconds,
+            "milliseconds_per_second": latency[str(point)] / seconds,
+        }
+        for point in SPACE.all_points()
+    ]
+
+
+def check_settings(run: Run, source: Path) -> None:
+    """Raise `InputError` when the output folder holds a run with other settings."""
+    settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
+    settings |= {"pretrainings": PRETRAININGS, "systems": [dataclasses.asdict(system) for system in SYSTEMS]}
+    settings |= {
+        name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("pretrain.yaml", "finetune.yaml")
+    }
+    keep_settings(run.out, settings)
+
+
+def run_all(run: Run, corpus: str, source: Path, subset: str, command: str) -> None:
+    """Every step that is not done, then the figures."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    check_settings(run, source)
+    if not (run.data / "train.tsv").exists():
+        say("Preparing the audio")
+        with timed(run.out, "preparation"):
+            prepare_data(corpus, source, run)
+    with timed(run.out, "training"):
+        train_all(run)
+    say(f"Measuring on {subset}")
+    with timed(run.out, "evaluation"):
+        counts = measure(run, subset)
+        costs = measure_costs(run, subset)
+    utterances = read_manifest(run.data, subset)
+    results = {
+        "command": command,
+        "corpus": corpus,
+        "subset": subset,
+        "utterances": len(utterances),
+        "words": sum(len(utterance.text.split()) for utterance in utterances),
+        "seeds": list(run.seeds),
+        "updates": {
+            "pretraining": run.size.pretraining_updates,
+            "fine-tuning": run.size.updates,
+            "continued": run.size.continued_updates,
+        },
+        "machine": describe_machine(),
+        "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
+        **summarise(counts, COMPARISONS),
+        "costs": costs,
+    }
+    write_json(run.out / "results.json", results)
+    with replacing(run.out / "results.md") as temporary:
+        temporary.write_text(markdown(results), encoding="utf-8")
+    plot(results, run.out / "results.png")
+    print(markdown(results))
+    print(f"results: {run.out / 'results.json'}, {run.out / 'results.png'}; models: {run.out}/*.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", choices=tuple(SIZES))
+    parser.add_argument("source", type=Path, metavar="FOLDER", help="the corpus; for speechocean762 its utterances.csv")
+    parser.add_argument("--out", type=Path, help="output folder (default: out-CORPUS beside this script)")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"up to {MOST_SEEDS}")
+    parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on (fsdd)")
+    args = parser.parse_args()
+    seeds = tuple(dict.fromkeys(args.seeds))
+    if len(seeds) > MOST_SEEDS:
+        parser.error(f"--seeds: {len(seeds)} different ones; it must be at most {MOST_SEEDS}")
+    if args.subset == "valid" and args.corpus != "fsdd":
+        parser.error("--subset: only fsdd has valid")
+    name = f"out-{args.corpus}" + ("-quick" if args.quick else "")
+    size = SIZES[args.corpus]
+    if args.quick:
+        size = dataclasses.replace(
+            size, pretraining_updates=5, updates=5, continued_updates=5, strings=90, overrides=TINY
+        )
+    command = f"python examples/stochastic/run.py {args.corpus} FOLDER" + (" --quick" if args.quick else "")
+    command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
+    try:
+        run_all(Run((args.out or HERE / name).resolve(), size, seeds), args.corpus, args.source, args.subset, command)
+    except InputError as error:
+        sys.exit(f"stochastic: {error}")
+
+
+if __name__ == "__main__":
+    main()

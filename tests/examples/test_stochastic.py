@@ -1,0 +1,119 @@
+"""The stochastic example: what starts from what, what is compared, and that the results shown are those of a run."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.stochastic import markdown
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+STOCHASTIC = EXAMPLES / "stochastic"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """examples/stochastic/run.py, without running it."""
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+    spec = importlib.util.spec_from_file_location("stochastic_run", STOCHASTIC / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "stochastic_run", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
+    """(yaml, settings) of every training of a run over two seeds, in order."""
+    found = []
+
+    def fake_train(config: Path, overrides: list[str], folder: Path, updates: int, **_: object) -> Path:
+        folder.mkdir(parents=True)
+        found.append((config.stem, dict(override.split("=", 1) for override in overrides) | {"folder": str(folder)}))
+        return folder / "checkpoint_last.pt"
+
+    monkeypatch.setattr(example, "train", fake_train)
+    monkeypatch.setattr(example, "cores", lambda: 1)
+    monkeypatch.setattr(example, "export_checkpoint", lambda checkpoint, out: out.touch())
+    run = example.Run(tmp_path, example.SIZES["fsdd"], (1, 2))
+    example.train_all(run)
+    assert all(run.model(system.name, seed).exists() for system in example.SYSTEMS for seed in run.seeds)
+    return found
+
+
+def test_every_system_starts_from_a_training_of_its_own_seed(
+    example: ModuleType, trained: list[tuple[str, dict[str, str]]]
+) -> None:
+    done: set[str] = set()
+    for kind, settings in trained:
+        if kind == "finetune":
+            start = Path(settings["model.w2v_path"]).parent
+            assert str(start) in done
+            assert start.name.endswith(f"seed-{settings['common.seed']}")
+        done.add(settings["folder"])
+    assert len(trained) == 2 * (len(example.PRETRAININGS) + len(example.SYSTEMS))
+
+
+def test_retrofit_differs_from_training_on_in_the_points_and_their_upsampling(
+    example: ModuleType, trained: list[tuple[str, dict[str, str]]]
+) -> None:
+    settings = {Path(each["folder"]).name: each for kind, each in trained if kind == "finetune"}
+    retrofit, trained_on = settings["finetune-retrofit-seed-1"], settings["finetune-wav2vec-2-0-trained-on-seed-1"]
+    assert Path(retrofit["model.w2v_path"]).parent.name == "finetune-wav2vec-2-0-seed-1"
+    differing = {name for name in retrofit if retrofit[name] != trained_on.get(name)}
+    assert differing == {"folder", "task.point", "+model.learned_upsampling"}
+
+
+def test_whatever_is_compared_is_measured(example: ModuleType) -> None:
+    measured = {(system.name, point) for system in example.SYSTEMS for point in system.points}
+    for comparison in example.COMPARISONS:
+        assert (comparison.model, comparison.point) in measured
+        assert (comparison.baseline, comparison.baseline_point or comparison.point) in measured
+
+
+def test_settings_are_known_to_models_and_tasks(example: ModuleType) -> None:
+    """And what is overridden stands in the yaml, or comes with a plus: hydra refuses other names."""
+    from w2v_compress.models.compressed_ctc import CompressedCtcConfig
+    from w2v_compress.models.sew import SewConfig
+    from w2v_compress.tasks.compressed_finetuning import CompressedFinetuningConfig
+    from w2v_compress.tasks.compressed_pretraining import CompressedPretrainingConfig
+
+    known = {
+        "pretrain": {"model": SewConfig, "task": CompressedPretrainingConfig},
+        "finetune": {"model": CompressedCtcConfig, "task": CompressedFinetuningConfig},
+    }
+    for name, groups in known.items():
+        settings = yaml.safe_load((STOCHASTIC / f"{name}.yaml").read_text(encoding="utf-8"))
+        for group, config in groups.items():
+            assert set(settings[group]) - {"_name"} <= {field.name for field in dataclasses.fields(config)}
+    pretrain = yaml.safe_load((STOCHASTIC / "pretrain.yaml").read_text(encoding="utf-8"))
+    for override in (*sum(example.PRETRAININGS.values(), ()), *example.TINY):
+        group, field = override.split("=")[0].split(".")
+        assert group.startswith("+") or field in pretrain[group]
+
+
+def test_a_folder_of_other_settings_is_refused(example: ModuleType, tmp_path: Path) -> None:
+    run = example.Run(tmp_path, example.SIZES["fsdd"], (1,))
+    example.check_settings(run, tmp_path)
+    other = dataclasses.replace(run, size=dataclasses.replace(run.size, updates=6))
+    with pytest.raises(InputError, match="another updates; choose another --out"):
+        example.check_settings(other, tmp_path)
+
+
+@pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))
+def test_the_results_shown_are_those_of_a_full_run(corpus: str) -> None:
+    folder = STOCHASTIC / "results" / corpus
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    table = (folder / "results.md").read_text(encoding="utf-8")
+    assert table == markdown(results)
+    assert table in (EXAMPLES.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "--quick" not in results["command"]
+    assert results["subset"] == "dev"
