@@ -136,12 +136,29 @@ class Size:
     continued_updates: int
     strings: int = 5400
     """Of the digits: strings of one or two, over all splits."""
+    shape: tuple[str, ...] = ()
+    """What the networks differ in from pretrain.yaml."""
     overrides: tuple[str, ...] = ()
     """Of both yamls."""
 
 
-SIZES = {"fsdd": Size(400, 1000, 400), "speechocean762": Size(1500, 6000, 2000)}
+SIZES = {"fsdd": Size(300, 2000, 600), "speechocean762": Size(1500, 6000, 2000)}
 TINY = ("model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32")
+QUICK = {"pretraining_updates": 5, "updates": 5, "continued_updates": 5, "strings": 90, "shape": TINY}
+ON_GPU = {
+    "pretraining_updates": 20000,
+    "updates": 20000,
+    "continued_updates": 6000,
+    "shape": (
+        "model.encoder_layers=12",
+        "model.encoder_embed_dim=384",
+        "model.encoder_ffn_embed_dim=1536",
+        "model.encoder_attention_heads=6",
+        "model.conv_feature_layers='[(128, 10, 5)] + [(256, 3, 2)] * 4 + [(384, 2, 2)] * 2'",
+    ),
+    "overrides": ("common.cpu=false", "+common.bf16=true", "dataset.max_tokens=1600000", "optimization.lr=[0.0005]"),
+}
+"""What changes with --gpu: longer, larger, in batches of 100 s."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +198,7 @@ def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
         bar = progress.add_task(f"{kind}: {name}, seed {seed}", total=updates)
         done = folder / "done"
         if not done.exists():
-            common = [f"common.seed={seed}", f"task.data={run.data}"]
+            common = [f"common.seed={seed}", f"task.data={run.data}", *run.size.overrides]
             checkpoint = train(
                 HERE / f"{kind}.yaml",
                 [*common, *settings],
@@ -195,7 +212,7 @@ def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
         return folder / "checkpoint_last.pt"
 
     size = run.size
-    pretrained = step("pretrain", start, size.pretraining_updates, [*PRETRAININGS[start], *size.overrides])
+    pretrained = step("pretrain", start, size.pretraining_updates, [*PRETRAININGS[start], *size.shape])
     for system in SYSTEMS:
         if system.start != start or run.model(system.name, seed).exists():
             continue
@@ -317,6 +334,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="FOLDER", help="the corpus; for speechocean762 its utterances.csv")
     parser.add_argument("--out", type=Path, help="output folder (default: out-CORPUS beside this script)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
+    parser.add_argument("--gpu", action="store_true", help="larger and longer, on a CUDA GPU that all trainings share")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"up to {MOST_SEEDS}")
     parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on (fsdd)")
     args = parser.parse_args()
@@ -325,13 +343,13 @@ def main() -> None:
         parser.error(f"--seeds: {len(seeds)} different ones; it must be at most {MOST_SEEDS}")
     if args.subset == "valid" and args.corpus != "fsdd":
         parser.error("--subset: only fsdd has valid")
-    name = f"out-{args.corpus}" + ("-quick" if args.quick else "")
-    size = SIZES[args.corpus]
-    if args.quick:
-        size = dataclasses.replace(
-            size, pretraining_updates=5, updates=5, continued_updates=5, strings=90, overrides=TINY
-        )
-    command = f"python examples/stochastic/run.py {args.corpus} FOLDER" + (" --quick" if args.quick else "")
+    if args.quick and args.gpu:
+        parser.error("--quick goes without --gpu")
+    mode = "quick" if args.quick else "gpu" if args.gpu else ""
+    name = "-".join(part for part in ("out", args.corpus, mode) if part)
+    changes: dict[str, Any] = {"quick": QUICK, "gpu": ON_GPU}.get(mode, {})
+    size = dataclasses.replace(SIZES[args.corpus], **changes)
+    command = f"python examples/stochastic/run.py {args.corpus} FOLDER" + (f" --{mode}" if mode else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
     try:
         run_all(Run((args.out or HERE / name).resolve(), size, seeds), args.corpus, args.source, args.subset, command)
