@@ -10,6 +10,7 @@ PYTHON ?=
 QUICK ?=
 PYTEST_FLAGS ?=
 FSDD ?=
+TEST_WORKERS ?= 2
 
 PY := .venv/bin/python
 STAMP := .venv/installed
@@ -50,7 +51,7 @@ stochastic: $(STAMP)
 	$(PY) examples/stochastic/run.py fsdd "$(FSDD)" $(if $(QUICK),--quick)
 
 test: lint
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest -n $(TEST_WORKERS) $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check

@@ -25,7 +25,8 @@ ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 PLOT = ["matplotlib>=3.8"]
 ENERGY = ["codecarbon>=3.3,<4"]  # evaluation/energy.py reads which of the tracker's meters is in use
 SLURM = ["hydra-submitit-launcher>=1.2"]
-TEST = ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT, *SLURM]  # setuptools: tests install copies
+# setuptools: tests install copies
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT, *SLURM]
 
 setup(
     name="w2v-compress",
