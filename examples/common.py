@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,21 @@ def percent(interval: dict[str, float] | Interval) -> str:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_every_core(train_chain: Callable[..., None], chains: Iterable[tuple[Any, ...]]) -> None:
+    """`train_chain(*chain, progress)` of every chain, one a core: so small a model gains little from a second thread.
+
+    When one fails, those that did not begin are left out, and its `InputError` is raised.
+    """
+    with update_bars() as progress, ThreadPoolExecutor(max_workers=cores()) as pool:
+        running = [pool.submit(train_chain, *chain, progress) for chain in chains]
+        try:
+            for chain in running:
+                chain.result()
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def keep_settings(out: Path, settings: dict[str, Any]) -> None:

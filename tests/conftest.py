@@ -9,6 +9,7 @@ os.environ.setdefault(
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,5 +183,30 @@ def train() -> Callable[..., None]:
         with initialize_config_module("fairseq.config", version_base="1.1"):
             config = compose("config", overrides=list(overrides))
         _hydra_main(config)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Callable[..., str]:
+    """two_processes(program, argument, ...) gives what two processes of a program of fairseq's print, on CPU with gloo.
+
+    `program` is what follows `torchrun`: a script, or `-m` and a module.
+    """
+
+    def run(program: list[str], *arguments: str) -> str:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        distributed = {"world_size": "2", "backend": "gloo", "init_method": "env://", "no_spawn": "true"}
+        settings = [f"distributed_training.distributed_{name}={value}" for name, value in distributed.items()]
+        done = subprocess.run(
+            [*launch, *program, *arguments, *settings, "distributed_training.distributed_rank=${oc.env:RANK}"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout + done.stderr
 
     return run

@@ -305,27 +305,21 @@ def test_data_parallel_on_cpu(process_group: Any) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_on_cpu(tmp_path: Path, pretraining: tuple[str, ...], train: Callable[..., None]) -> None:
+def test_two_processes_train_on_cpu(
+    tmp_path: Path,
+    pretraining: tuple[str, ...],
+    train: Callable[..., None],
+    two_processes: Callable[..., str],
+) -> None:
     """The recipe of the documentation, through `common.user_dir`, resuming: the state is sent to the second process."""
     settings = [*pretraining, f"checkpoint.save_dir={tmp_path}"]
     train(*settings, "optimization.max_update=1")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    distributed = {"world_size": "2", "backend": "gloo", "init_method": "env://", "no_spawn": "true"}
-    done = subprocess.run(
-        [
-            *[*launch, "-m", "fairseq_cli.hydra_train", *settings, f"hydra.run.dir={tmp_path}"],
-            *["optimization.max_update=3", f"common.user_dir={compat.user_dir()}", "checkpoint.reset_dataloader=true"],
-            *[f"distributed_training.distributed_{name}={value}" for name, value in distributed.items()],
-            "distributed_training.distributed_rank=${oc.env:RANK}",
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    log = two_processes(
+        ["-m", "fairseq_cli.hydra_train"],
+        *settings,
+        *[f"hydra.run.dir={tmp_path}", "optimization.max_update=3", f"common.user_dir={compat.user_dir()}"],
+        "checkpoint.reset_dataloader=true",
     )
-    log = done.stdout + done.stderr
-    assert done.returncode == 0, log[-4000:]
     assert "(epoch 1 @ 1 updates)" in log
     assert '"nsentences": "4"' in log  # two from each process
     state = compat.load_checkpoint(tmp_path / "checkpoint_last.pt")

@@ -15,8 +15,9 @@ import json
 import multiprocessing
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from common import (  # noqa: E402
     file_name,
     held_out_digits,
     keep_settings,
+    on_every_core,
     say,
     timed,
     train,
@@ -199,19 +201,8 @@ def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
 
 
 def train_students(run: Run) -> None:
-    """All chains, one a core: so small a model gains little from a second thread."""
-    chains = list(itertools.product(run.seeds, RECIPES))
-    with (
-        update_bars() as progress,
-        ThreadPoolExecutor(max_workers=cores()) as pool,
-    ):
-        trained = [pool.submit(train_chain, run, recipe, seed, progress) for seed, recipe in chains]
-        try:
-            for chain in trained:
-                chain.result()
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    chains = [(recipe, seed) for seed, recipe in itertools.product(run.seeds, RECIPES)]
+    on_every_core(partial(train_chain, run), chains)
 
 
 def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCounts]]:

@@ -14,8 +14,9 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ from common import (  # noqa: E402
     file_name,
     held_out_digits,
     keep_settings,
+    on_every_core,
     say,
     timed,
     train,
-    update_bars,
     write_listing,
 )
 
@@ -225,19 +226,9 @@ def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
 
 
 def train_all(run: Run) -> None:
-    """All chains, one a core: so small a model gains little from a second thread."""
     by_length = sorted(PRETRAININGS, key=lambda name: -sum(system.start == name for system in SYSTEMS))
-    with update_bars() as progress, ThreadPoolExecutor(max_workers=cores()) as pool:
-        chains = [
-            pool.submit(train_chain, run, start, seed, progress)
-            for seed, start in itertools.product(run.seeds, by_length)
-        ]
-        try:
-            for chain in chains:
-                chain.result()
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    chains = [(start, seed) for seed, start in itertools.product(run.seeds, by_length)]
+    on_every_core(partial(train_chain, run), chains)
 
 
 def measure(run: Run, subset: str) -> Measured:

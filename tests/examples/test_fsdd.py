@@ -1,7 +1,6 @@
 """Connected digits: splits stay apart, chains start where they should, the figures are what they say."""
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import sys
@@ -25,16 +24,8 @@ RESULTS = FSDD / "results"
 
 
 @pytest.fixture
-def example(monkeypatch) -> ModuleType:
-    """examples/fsdd/run.py, without running it."""
-    monkeypatch.setattr(sys, "path", [str(FSDD), str(EXAMPLES), *sys.path])
-    spec = importlib.util.spec_from_file_location("fsdd_run", FSDD / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fsdd_run", module)
-    spec.loader.exec_module(module)
-    return module
+def example(load_script) -> ModuleType:
+    return load_script(FSDD / "run.py")
 
 
 @pytest.fixture

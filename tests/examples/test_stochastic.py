@@ -1,9 +1,9 @@
 """The stochastic example: what starts from what, what is compared, and that the results shown are those of a run."""
 
 import dataclasses
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,16 +18,8 @@ STOCHASTIC = EXAMPLES / "stochastic"
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """examples/stochastic/run.py, without running it."""
-    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
-    spec = importlib.util.spec_from_file_location("stochastic_run", STOCHASTIC / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "stochastic_run", module)
-    spec.loader.exec_module(module)
-    return module
+def example(load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(STOCHASTIC / "run.py")
 
 
 @pytest.fixture
@@ -41,7 +33,7 @@ def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return folder / "checkpoint_last.pt"
 
     monkeypatch.setattr(example, "train", fake_train)
-    monkeypatch.setattr(example, "cores", lambda: 1)
+    monkeypatch.setattr(sys.modules["common"], "cores", lambda: 1)
     monkeypatch.setattr(example, "export_checkpoint", lambda checkpoint, out: out.touch())
     run = example.Run(tmp_path, example.SIZES["fsdd"], (1, 2))
     example.train_all(run)

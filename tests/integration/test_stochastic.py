@@ -2,7 +2,6 @@
 point, and what the tasks train."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,8 +17,6 @@ from w2v_compress.data.units import Units
 from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.nn.encoder import Encoder
 from w2v_compress.runtime.model_file import read_model
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 RECORDING = """
 import os, sys, torch, w2v_compress.tasks
@@ -182,7 +179,12 @@ def test_an_outside_teacher_and_the_sandwich_go_through_fairseq(
 
 @pytest.mark.slow
 def test_two_processes_run_the_same_points_and_stay_equal(
-    folder: Path, finetuning: tuple[str, ...], sampled: Callable[..., list[str]], tiny_path: Path, tmp_path: Path
+    folder: Path,
+    finetuning: tuple[str, ...],
+    sampled: Callable[..., list[str]],
+    tiny_path: Path,
+    tmp_path: Path,
+    two_processes: Callable[..., str],
 ) -> None:
     """And they learn what one process does that sums the gradients of the two batches itself."""
     elastic = ["task.sandwich=1", "task.inplace_distillation_weight=0.5", "optimization.max_update=3"]
@@ -190,23 +192,10 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     # Without this epsilon Adam makes much of the rounding of gradients that are 0.
     elastic += ["optimizer.adam_eps=1"]
     (folder / "recording.py").write_text(RECORDING)
-    distributed = {"world_size": "2", "backend": "gloo", "init_method": "env://", "no_spawn": "true"}
     settings = [f"checkpoint.save_dir={folder / 'two'}", "distributed_training.ddp_backend=pytorch_ddp"]
-    settings += [f"distributed_training.distributed_{name}={value}" for name, value in distributed.items()]
     settings += ["distributed_training.find_unused_parameters=true"]
-    done = subprocess.run(
-        [
-            *[*TORCHRUN, str(folder / "recording.py"), str(folder / "rank")],
-            *config(folder, *finetuning, *elastic, *settings),
-            "distributed_training.distributed_rank=${oc.env:RANK}",
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    program = [str(folder / "recording.py"), str(folder / "rank")]
+    two_processes(program, *config(folder, *finetuning, *elastic, *settings))
     first, second = (torch.load(folder / f"rank{rank}", weights_only=True) for rank in (0, 1))
     assert first["points"] == second["points"]
     assert first["points"] == [point for last in expected(3) for point in ("1,1,1", "4,2,2", last)]

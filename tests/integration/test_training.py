@@ -145,20 +145,14 @@ def test_a_chain_of_students_with_every_term_and_projections(folder, distillatio
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_student_with_projections(folder, distillation):
+def test_two_processes_train_the_same_student_with_projections(folder, distillation, two_processes):
     """Each has its own teacher; the projections, which are the criterion's, stay equal too."""
-    command = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node=2"]
-    command += [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
     save_dir = folder / "two"
-    command += ["--config-name", "distil", f"hydra.run.dir={save_dir}", f"checkpoint.save_dir={save_dir}"]
-    command += [f"common.user_dir={compat.user_dir()}", *distillation, "+criterion.hidden_weight=0.5"]
-    command += ["+criterion.hidden_projection=always", "distributed_training.distributed_world_size=2"]
-    command += ["distributed_training.distributed_backend=gloo", "distributed_training.distributed_init_method=env://"]
-    command += ["distributed_training.distributed_no_spawn=true", "dataset.max_tokens=16000"]
-    command += ["distributed_training.distributed_rank=${oc.env:RANK}", "distributed_training.ddp_backend=pytorch_ddp"]
-    command += ["distributed_training.find_unused_parameters=true"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    arguments = ["--config-dir", str(HERE), "--config-name", "distil", f"hydra.run.dir={save_dir}"]
+    arguments += [f"checkpoint.save_dir={save_dir}", f"common.user_dir={compat.user_dir()}", *distillation]
+    arguments += ["+criterion.hidden_weight=0.5", "+criterion.hidden_projection=always", "dataset.max_tokens=16000"]
+    arguments += ["distributed_training.ddp_backend=pytorch_ddp", "distributed_training.find_unused_parameters=true"]
+    two_processes([str(Path(sys.executable).with_name("fairseq-hydra-train"))], *arguments)
     checkpoint = compat.load_checkpoint(save_dir / "checkpoint_last.pt")
     weight = checkpoint["criterion"]["projections.0.weight"]
     assert not torch.equal(weight, torch.eye(len(weight)))  # trained away from its start

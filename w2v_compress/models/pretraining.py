@@ -37,6 +37,9 @@ class PretrainingConfig(Wav2Vec2Config):
         default="",
         metadata={"help": "checkpoint of stock fairseq or ours to start from, as far as names and shapes are the same"},
     )
+    mlp_heads: bool = field(
+        default=False, metadata={"help": "predict by two layers with batch norm, as in SEW, in place of a linear map"}
+    )
     w2v_args: Any = field(
         default=None, metadata={"help": "filled when init_checkpoint was read, so that it is not read again"}
     )
@@ -73,6 +76,10 @@ class PretrainingModel(Wav2Vec2Model):
         self.encoder.apply(initialize_linear)
         with _naming_model():
             self.encoder.pools_at(self.point)
+        if cfg.mlp_heads:
+            for name in ("project_q", "final_proj"):
+                linear = getattr(self, name)
+                setattr(self, name, MlpHead(linear.in_features, linear.out_features))
 
     @classmethod
     def build_model(cls, cfg: PretrainingConfig, task: Any = None) -> "PretrainingModel":
@@ -171,12 +178,6 @@ class PretrainingModel(Wav2Vec2Model):
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, samples) -> quantized features (batch, frames, channels), codes (batch, frames, groups)"""
         return self.quantizer.forward_idx(self.layer_norm(self.feature_extractor(x, None)))
-
-    def use_mlp_heads(self) -> None:
-        """Predict by `MlpHead`s in place of linear maps (Wu et al. 2021, section 4)."""
-        for name in ("project_q", "final_proj"):
-            linear = getattr(self, name)
-            setattr(self, name, MlpHead(linear.in_features, linear.out_features))
 
 
 class Fp32BatchNorm(nn.BatchNorm1d):

@@ -15,9 +15,7 @@ from .pretraining import PretrainingConfig, PretrainingModel
 @dataclass
 class SewConfig(PretrainingConfig):
     squeeze_factor: int = field(default=2, metadata={"help": "frames that the encoder takes as one"})
-    mlp_heads: bool = field(
-        default=True, metadata={"help": "predict by two layers with batch norm in place of a linear map"}
-    )
+    mlp_heads: bool = True
     conv_feature_layers: str = repr(list(SEW_CONV_LAYERS))
     conv_pos: int = 31
     final_dim: int = 256
@@ -26,8 +24,3 @@ class SewConfig(PretrainingConfig):
 @register_model("sew", dataclass=SewConfig)
 class Sew(PretrainingModel):
     """Upsampling is learned for the one squeeze factor; the network has no others but 1."""
-
-    def __init__(self, cfg: SewConfig) -> None:
-        super().__init__(cfg)
-        if cfg.mlp_heads:
-            self.use_mlp_heads()

@@ -22,16 +22,8 @@ class StochasticSewConfig(PretrainingConfig):
     upsampling_activation: UPSAMPLING_ACTIVATION_CHOICES = field(  # type: ignore[valid-type]
         default="none", metadata={"help": "after it: gelu as in SEW, or none: a linear map that starts as repetition"}
     )
-    mlp_heads: bool = field(
-        default=False, metadata={"help": "predict by two layers with batch norm, as in SEW, in place of a linear map"}
-    )
 
 
 @register_model("stochastic_sew", dataclass=StochasticSewConfig)
 class StochasticSew(PretrainingModel):
     """With repeated frames it has the parameters of stock `wav2vec2`, and each serves every point."""
-
-    def __init__(self, cfg: StochasticSewConfig) -> None:
-        super().__init__(cfg)
-        if cfg.mlp_heads:
-            self.use_mlp_heads()

@@ -1,0 +1,29 @@
+"""Scripts of the examples as modules, without running them."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
+    """load_script(path) imports it, with its folder and the examples' on the path as when it runs."""
+
+    def load(path: Path) -> ModuleType:
+        monkeypatch.setattr(sys, "path", [str(path.parent), str(EXAMPLES), *sys.path])
+        name = f"{path.parent.name}_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
