@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.progress import Progress
 
-from w2v_compress.data.audio import SAMPLE_RATE
+from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.data.corpora import read_fsdd
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
@@ -54,7 +55,7 @@ from common import (  # noqa: E402
 )
 
 DATA_SEED = 1
-TIMED_UTTERANCES = 8
+TIMED_SECONDS = 10
 UNCOMPRESSED = "1,1,1"
 SPACE = CompressionSpace()
 POINTS = tuple(str(point) for point in SPACE.all_points())
@@ -246,26 +247,30 @@ def measure(run: Run, subset: str) -> Measured:
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
-    """Compute and time of each point, of one stochastic model: all models share them but for SEW's upsampling."""
-    utterances = read_manifest(run.data, subset)[:TIMED_UTTERANCES]
-    paths, seconds = [utterance.path for utterance in utterances], sum(utterance.seconds for utterance in utterances)
-    say(f"Timing: {len(paths)} utterances of {seconds:.0f} s one by one, in turns, median of 9")
+    """Compute and time of each point, of one stochastic model: all models share them but for SEW's upsampling.
+
+    Taken on utterances that are joined to one of `TIMED_SECONDS`: single ones last no second.
+    """
+    audio = np.concatenate([read_audio(utterance.path) for utterance in read_manifest(run.data, subset)])
+    audio = audio[: TIMED_SECONDS * SAMPLE_RATE]
+    seconds = len(audio) / SAMPLE_RATE
+    say(f"Timing: {seconds:.0f} s of audio at every point, in turns, median of 9")
     recognizer = Recognizer.load(run.model(STOCHASTIC, run.seeds[0]))
+    points = SPACE.all_points()
     latency = interleaved_latency(
         {
-            point: lambda at=point: recognizer.transcribe(paths, batch_size=1, point=at)  # type: ignore[misc]
-            for point in POINTS
+            str(point): lambda at=point: recognizer.transcribe(audio, SAMPLE_RATE, point=at)  # type: ignore[misc]
+            for point in points
         }
     )
     architecture = recognizer.header.architecture
-    lengths = [round(utterance.seconds * SAMPLE_RATE) for utterance in utterances]
     return [
         {
             "point": str(point),
-            "macs_per_second": sum(count_compute(architecture, samples, point).total for samples in lengths) / seconds,
+            "macs_per_second": count_compute(architecture, len(audio), point).total / seconds,
             "milliseconds_per_second": latency[str(point)] / seconds,
         }
-        for point in SPACE.all_points()
+        for point in points
     ]
 
 
