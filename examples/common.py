@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -9,11 +10,11 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from w2v_compress.files import replacing, write_json
 from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()
+Key = TypeVar("Key")
 
 
 def say(text: str) -> None:
@@ -171,3 +173,31 @@ def count_errors(model: Path, data: Path, subset: str, point: str | None = None)
         write_json(kept, {"errors": counts.errors.tolist(), "words": counts.lengths.tolist()})
     read = json.loads(kept.read_text(encoding="utf-8"))
     return ErrorCounts(np.array(read["errors"]), np.array(read["words"]))
+
+
+def count_on_every_core(
+    files: Mapping[Key, Sequence[tuple[Path, str | None]]], data: Path, subset: str
+) -> dict[Key, list[ErrorCounts]]:
+    """`count_errors` of the (model, point) under each key, one a core."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
+        counts = {
+            key: [pool.submit(count_errors, model, data, subset, point) for model, point in of_key]
+            for key, of_key in files.items()
+        }
+        return {key: [count.result() for count in of_key] for key, of_key in counts.items()}
+
+
+def publish(
+    out: Path,
+    results: Mapping[str, Any],
+    markdown: Callable[[Mapping[str, Any]], str],
+    plot: Callable[[Mapping[str, Any], Path], None],
+) -> None:
+    """Write `out`/results.json, .md and .png, and print the tables."""
+    write_json(out / "results.json", results)
+    with replacing(out / "results.md") as temporary:
+        temporary.write_text(markdown(results), encoding="utf-8")
+    plot(results, out / "results.png")
+    print(markdown(results))
+    print(f"results: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")

@@ -12,10 +12,8 @@ import csv
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import re
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +29,6 @@ from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.seeds import MOST_SEEDS
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.files import replacing, write_json
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.model_file import describe_model, quantize_file
 from w2v_compress.runtime.recognizer import Recognizer
@@ -40,12 +37,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 from common import (  # noqa: E402
-    cores,
-    count_errors,
+    count_on_every_core,
     file_name,
     held_out_digits,
     keep_settings,
     on_every_core,
+    publish,
     say,
     timed,
     train,
@@ -214,12 +211,9 @@ def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCount
             for path in paths:
                 if not quantized(path, scheme).exists():
                     quantize_file(path, quantized(path, scheme), scheme=scheme)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
-        counts = {
-            key: [pool.submit(count_errors, path, run.data, subset) for path in paths] for key, paths in files.items()
-        }
-        return {key: [count.result() for count in of_seeds] for key, of_seeds in counts.items()}
+    return count_on_every_core(
+        {key: [(path, None) for path in paths] for key, paths in files.items()}, run.data, subset
+    )
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
@@ -291,12 +285,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
         **summarise(counts, {name: recipe.baselines for name, recipe in RECIPES.items()}),
         "costs": costs,
     }
-    write_json(run.out / "results.json", results)
-    with replacing(run.out / "results.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8")
-    plot(results, run.out / "results.png")
-    print(markdown(results))
-    print(f"results: {run.out / 'results.json'}, {run.out / 'results.png'}; models: {run.out}/*.safetensors")
+    publish(run.out, results, markdown, plot)
 
 
 def count_recordings(run: Run, subset: str) -> int:

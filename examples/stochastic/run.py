@@ -11,10 +11,8 @@ import argparse
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +31,7 @@ from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.seeds import MOST_SEEDS
 from w2v_compress.evaluation.stochastic import Comparison, Measured, markdown, plot, summarise
-from w2v_compress.files import replacing, write_json
+from w2v_compress.files import write_json
 from w2v_compress.nn import CompressionSpace
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.recognizer import Recognizer
@@ -42,12 +40,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 from common import (  # noqa: E402
-    cores,
-    count_errors,
+    count_on_every_core,
     file_name,
     held_out_digits,
     keep_settings,
     on_every_core,
+    publish,
     say,
     timed,
     train,
@@ -234,16 +232,12 @@ def train_all(run: Run) -> None:
 
 def measure(run: Run, subset: str) -> Measured:
     """Word errors of every system at its points, one for each seed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
-        counted = {
-            (system.name, point): [
-                pool.submit(count_errors, run.model(system.name, seed), run.data, subset, point) for seed in run.seeds
-            ]
-            for system in SYSTEMS
-            for point in system.points
-        }
-        return {key: [count.result() for count in of_seeds] for key, of_seeds in counted.items()}
+    files = {
+        (system.name, point): [(run.model(system.name, seed), point) for seed in run.seeds]
+        for system in SYSTEMS
+        for point in system.points
+    }
+    return count_on_every_core(files, run.data, subset)
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
@@ -316,12 +310,7 @@ def run_all(run: Run, corpus: str, source: Path, subset: str, command: str) -> N
         **summarise(counts, COMPARISONS),
         "costs": costs,
     }
-    write_json(run.out / "results.json", results)
-    with replacing(run.out / "results.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8")
-    plot(results, run.out / "results.png")
-    print(markdown(results))
-    print(f"results: {run.out / 'results.json'}, {run.out / 'results.png'}; models: {run.out}/*.safetensors")
+    publish(run.out, results, markdown, plot)
 
 
 def main() -> None:
