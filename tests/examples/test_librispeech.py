@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ def script(tmp_path: Path) -> Script:
 
     def run(name: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in ("GPUS", "NODES", "PARTITION")}
-        environment |= {"OUT": str(tmp_path / "out")} | settings
+        installed = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment |= {"OUT": str(tmp_path / "out"), "PATH": installed} | settings
         command = ["bash", str(EXAMPLE / name), *arguments]
         return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
