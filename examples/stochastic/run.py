@@ -142,7 +142,7 @@ class Size:
     """Of both yamls."""
 
 
-SIZES = {"fsdd": Size(600, 1500, 500), "speechocean762": Size(1500, 6000, 2000)}
+SIZES = {"fsdd": Size(600, 2500, 500), "speechocean762": Size(1500, 6000, 2000)}
 TINY = ("model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32")
 QUICK = {"pretraining_updates": 5, "updates": 5, "continued_updates": 5, "strings": 90, "shape": TINY}
 ON_GPU = {
