@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -158,31 +158,37 @@ def write_listing(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
     return folder
 
 
-def count_errors(model: Path, data: Path, subset: str, point: str | None = None) -> ErrorCounts:
-    """Word errors of `model` by utterance of `subset`; kept beside the model, since the same file gives the same.
+def count_errors(
+    model: Path, data: Path, subset: str, point: str | None = None, of: Literal["words", "characters"] = "words"
+) -> ErrorCounts:
+    """Errors of `model` by utterance of `subset`; kept beside the model, since the same file gives the same.
 
     `point`: where to run it, for a model that is trained for several.
     """
     at = f".{point.replace(',', '_')}" if point else ""
-    kept = model.with_name(f"{model.stem}.{subset}{at}.json")
+    kept = model.with_name(f"{model.stem}.{subset}{at}{'' if of == 'words' else '.characters'}.json")
     if not kept.exists():
         torch.set_num_threads(1)
         with warnings.catch_warnings():  # of points that the model was not trained for: baselines are to run there
             warnings.simplefilter("ignore", UserWarning)
-            counts = evaluate(Recognizer.load(model), read_manifest(data, subset), point=point).word_counts
-        write_json(kept, {"errors": counts.errors.tolist(), "words": counts.lengths.tolist()})
+            report = evaluate(Recognizer.load(model), read_manifest(data, subset), point=point)
+        counts = report.word_counts if of == "words" else report.character_counts
+        write_json(kept, {"errors": counts.errors.tolist(), of: counts.lengths.tolist()})
     read = json.loads(kept.read_text(encoding="utf-8"))
-    return ErrorCounts(np.array(read["errors"]), np.array(read["words"]))
+    return ErrorCounts(np.array(read["errors"]), np.array(read[of]))
 
 
 def count_on_every_core(
-    files: Mapping[Key, Sequence[tuple[Path, str | None]]], data: Path, subset: str
+    files: Mapping[Key, Sequence[tuple[Path, str | None]]],
+    data: Path,
+    subset: str,
+    of: Literal["words", "characters"] = "words",
 ) -> dict[Key, list[ErrorCounts]]:
     """`count_errors` of the (model, point) under each key, one a core."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
         counts = {
-            key: [pool.submit(count_errors, model, data, subset, point) for model, point in of_key]
+            key: [pool.submit(count_errors, model, data, subset, point, of) for model, point in of_key]
             for key, of_key in files.items()
         }
         return {key: [count.result() for count in of_key] for key, of_key in counts.items()}

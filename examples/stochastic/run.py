@@ -54,6 +54,7 @@ from common import (  # noqa: E402
 
 DATA_SEED = 1
 TIMED_SECONDS = 10
+RATES = {"words": "WER", "characters": "CER"}
 UNCOMPRESSED = "1,1,1"
 SPACE = CompressionSpace()
 POINTS = tuple(str(point) for point in SPACE.all_points())
@@ -230,14 +231,14 @@ def train_all(run: Run) -> None:
     on_every_core(partial(train_chain, run), chains)
 
 
-def measure(run: Run, subset: str) -> Measured:
-    """Word errors of every system at its points, one for each seed."""
+def measure(run: Run, subset: str, of: str) -> Measured:
+    """Errors of every system at its points, one for each seed."""
     files = {
         (system.name, point): [(run.model(system.name, seed), point) for seed in run.seeds]
         for system in SYSTEMS
         for point in system.points
     }
-    return count_on_every_core(files, run.data, subset)
+    return count_on_every_core(files, run.data, subset, of)
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
@@ -278,7 +279,7 @@ def check_settings(run: Run, source: Path) -> None:
     keep_settings(run.out, settings)
 
 
-def run_all(run: Run, corpus: str, source: Path, subset: str, command: str) -> None:
+def run_all(run: Run, corpus: str, source: Path, subset: str, of: str, command: str) -> None:
     """Every step that is not done, then the figures."""
     run.out.mkdir(parents=True, exist_ok=True)
     check_settings(run, source)
@@ -290,13 +291,14 @@ def run_all(run: Run, corpus: str, source: Path, subset: str, command: str) -> N
         train_all(run)
     say(f"Measuring on {subset}")
     with timed(run.out, "evaluation"):
-        counts = measure(run, subset)
+        counts = measure(run, subset, of)
         costs = measure_costs(run, subset)
     utterances = read_manifest(run.data, subset)
     results = {
         "command": command,
         "corpus": corpus,
         "subset": subset,
+        "rate": RATES[of],
         "utterances": len(utterances),
         "words": sum(len(utterance.text.split()) for utterance in utterances),
         "seeds": list(run.seeds),
@@ -322,6 +324,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="larger and longer, on a CUDA GPU that all trainings share")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"up to {MOST_SEEDS}")
     parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on (fsdd)")
+    parser.add_argument("--errors", choices=tuple(RATES), default="words", help="characters: where few words are right")
     args = parser.parse_args()
     seeds = tuple(dict.fromkeys(args.seeds))
     if len(seeds) > MOST_SEEDS:
@@ -336,8 +339,10 @@ def main() -> None:
     size = dataclasses.replace(SIZES[args.corpus], **changes)
     command = f"python examples/stochastic/run.py {args.corpus} FOLDER" + (f" --{mode}" if mode else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
+    command += f" --errors {args.errors}" if args.errors != "words" else ""
+    run = Run((args.out or HERE / name).resolve(), size, seeds)
     try:
-        run_all(Run((args.out or HERE / name).resolve(), size, seeds), args.corpus, args.source, args.subset, command)
+        run_all(run, args.corpus, args.source, args.subset, args.errors, command)
     except InputError as error:
         sys.exit(f"stochastic: {error}")
 

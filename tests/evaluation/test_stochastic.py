@@ -31,7 +31,7 @@ def results() -> dict[str, Any]:
         {"point": "1,1,1", "macs_per_second": 2e6, "milliseconds_per_second": 4.0},
         {"point": "2,1,1", "macs_per_second": 1e6, "milliseconds_per_second": 2.5},
     ]
-    return summarise(measured, comparisons) | {"costs": costs}
+    return summarise(measured, comparisons) | {"rate": "WER", "costs": costs}
 
 
 def test_differences_are_paired_and_named(results: dict[str, Any]) -> None:
@@ -72,8 +72,8 @@ def test_the_command_shows_what_was_written(
     [
         (None, "cannot be read"),
         ("[", "is not JSON"),
-        ('{"models": []}', "has no `comparisons`"),
-        ("[1]", "no `models`"),
+        ('{"rate": "WER", "models": []}', "has no `comparisons`"),
+        ("[1]", "no `rate`"),
     ],
 )
 def test_another_file_is_one_line(

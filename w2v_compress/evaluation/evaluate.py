@@ -31,6 +31,7 @@ class EvaluationReport:
     machine: dict[str, Any]
     word_counts: ErrorCounts
     """By utterance, to compare two systems with `wer.compare`."""
+    character_counts: ErrorCounts
     hypotheses: list[str]
 
     @property
@@ -48,7 +49,7 @@ class EvaluationReport:
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("word_counts", "hypotheses")
+            if field.name not in ("word_counts", "character_counts", "hypotheses")
         }
         values["point"] = str(self.point)
         values["wer"], values["cer"] = dataclasses.asdict(self.wer), dataclasses.asdict(self.cer)
@@ -101,5 +102,6 @@ def evaluate(
         seed=seed,
         machine=describe_machine(device),
         word_counts=words,
+        character_counts=characters,
         hypotheses=hypotheses,
     )

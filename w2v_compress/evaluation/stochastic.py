@@ -1,6 +1,6 @@
 """What the four claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022) come to.
 
-From word errors by model, point and seed to the tables and the curve that examples/stochastic writes and
+From errors by model, point and seed to the tables and the curve that examples/stochastic writes and
 `w2v-compress tables stochastic` shows.
 """
 
@@ -18,7 +18,7 @@ from .tables import NOT_GIVEN, markdown_table
 from .wer import ErrorCounts
 
 Measured = Mapping[tuple[str, str], Sequence[ErrorCounts]]
-"""(model, point) -> word errors, one for each seed."""
+"""(model, point) -> word or character errors, one for each seed."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Comparison:
 
 
 def summarise(counts: Measured, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """WER of every model at every point, and the differences that the claims are about."""
-    models = [{"model": model, "point": point, "wer": rates(runs)} for (model, point), runs in counts.items()]
+    """Error rate of every model at every point, and the differences that the claims are about."""
+    models = [{"model": model, "point": point, "rate": rates(runs)} for (model, point), runs in counts.items()]
     differences = []
     for item in comparisons:
         first = counts[item.baseline, item.baseline_point or item.point]
-        wer = difference(first, counts[item.model, item.point])
-        differences.append({**vars(item), "baseline_point": item.baseline_point or item.point, "wer": wer})
+        rate = difference(first, counts[item.model, item.point])
+        differences.append({**vars(item), "baseline_point": item.baseline_point or item.point, "rate": rate})
     return {"models": models, "comparisons": differences}
 
 
@@ -52,9 +52,8 @@ def read_results(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
-    missing = [
-        name for name in ("models", "comparisons", "costs") if not isinstance(results, dict) or name not in results
-    ]
+    fields = ("rate", "models", "comparisons", "costs")
+    missing = [name for name in fields if not isinstance(results, dict) or name not in results]
     if missing:
         raise InputError(f"{path}: has no `{missing[0]}`; it must be a results.json of examples/stochastic")
     return results
@@ -69,43 +68,43 @@ def claim_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
             if row["baseline_point"] == row["point"]
             else f"{row['baseline']} at {row['baseline_point']}"
         )
-        lines.append([row["claim"], row["model"], against, row["point"], *cells(row["wer"])])
-    return ["claim", "model", "minus", "point", "WER, points", "over seeds", "over utterances"], lines
+        lines.append([row["claim"], row["model"], against, row["point"], *cells(row["rate"])])
+    return ["claim", "model", "minus", "point", f"{results['rate']}, points", "over seeds", "over utterances"], lines
 
 
 def point_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines: of each point its compute, its time, and the WER of every model measured there."""
+    """Column names and lines: of each point its compute, its time, and the error rate of every model measured there."""
     names = list(dict.fromkeys(row["model"] for row in results["models"]))
-    wer = {(row["model"], row["point"]): row["wer"] for row in results["models"]}
+    rate = {(row["model"], row["point"]): row["rate"] for row in results["models"]}
     lines = []
     for cost in results["costs"]:
         point = cost["point"]
-        found = [points(wer[name, point]["over_strings"])[0] if (name, point) in wer else NOT_GIVEN for name in names]
+        found = [points(rate[name, point]["over_strings"])[0] if (name, point) in rate else NOT_GIVEN for name in names]
         compute = [f"{cost['macs_per_second'] / 1e6:.1f}", f"{cost['milliseconds_per_second']:.1f}"]
         lines.append([point, *compute, *found])
-    return ["point", "M MACs per s", "ms per s", *(f"WER, {name}" for name in names)], lines
+    return ["point", "M MACs per s", "ms per s", *(f"{results['rate']}, {name}" for name in names)], lines
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Both tables, as docs/results.md has them; WER in per cent, differences in points."""
+    """Both tables, as docs/results.md has them; rates in per cent, differences in points."""
     return "\n".join([markdown_table(*claim_table(results)), markdown_table(*point_table(results))])
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """WER against measured time: a line for each model that runs at several points, a mark for the others."""
+    """Error rate against measured time: a line for each model that runs at several points, a mark for the others."""
     pyplot = require_matplotlib()
     time = {row["point"]: row["milliseconds_per_second"] for row in results["costs"]}
     names = list(dict.fromkeys(row["model"] for row in results["models"]))
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for index, name in enumerate(names):
         rows = [row for row in results["models"] if row["model"] == name]
-        found = sorted((time[row["point"]], 100 * row["wer"]["over_strings"]["value"], row["point"]) for row in rows)
+        found = sorted((time[row["point"]], 100 * row["rate"]["over_strings"]["value"], row["point"]) for row in rows)
         style = "o" if len(found) > 1 else "s"
         axis.plot(*zip(*(pair[:2] for pair in found), strict=True), style, color=f"C{index}", label=name, alpha=0.7)
         front = [pair[:2] for pair, best in zip(found, pareto_front([pair[:2] for pair in found]), strict=True) if best]
         axis.plot(*zip(*front, strict=True), color=f"C{index}", alpha=0.7)
     axis.set_xlabel("ms per s of audio")
-    axis.set_ylabel("WER, %")
+    axis.set_ylabel(f"{results['rate']}, %")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
