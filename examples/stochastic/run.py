@@ -25,7 +25,7 @@ from rich.progress import Progress
 from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.data.corpora import read_fsdd
 from w2v_compress.data.manifest import read_manifest
-from w2v_compress.data.prepare import prepare
+from w2v_compress.data.prepare import MAX_SECONDS, prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
@@ -137,16 +137,19 @@ class Size:
     continued_updates: int
     strings: int = 5400
     """Of the digits: strings of one or two, over all splits."""
+    max_seconds: float = MAX_SECONDS
+    """Of the sentences: longer ones are left out, of training and of test."""
     shape: tuple[str, ...] = ()
     """What the networks differ in from pretrain.yaml."""
     overrides: tuple[str, ...] = ()
     """Of both yamls."""
 
 
-SIZES = {"fsdd": Size(600, 2500, 500), "speechocean762": Size(1500, 6000, 2000)}
+SIZES = {"fsdd": Size(600, 2500, 500), "speechocean762": Size(600, 3500, 500, max_seconds=3.5)}
 TINY = ("model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32")
 QUICK = {"pretraining_updates": 5, "updates": 5, "continued_updates": 5, "strings": 90, "shape": TINY}
 ON_GPU = {
+    "max_seconds": MAX_SECONDS,
     "pretraining_updates": 20000,
     "updates": 20000,
     "continued_updates": 6000,
@@ -187,7 +190,7 @@ def prepare_data(corpus: str, source: Path, run: Run) -> None:
         listing = write_listing(run.out / "recordings", held_out_digits(read_fsdd(source)))
         report = prepare("fsdd", listing, run.data, join="1:2", join_count=run.size.strings, seed=DATA_SEED)
     else:
-        report = prepare("csv", source, run.data)
+        report = prepare("csv", source, run.data, max_seconds=run.size.max_seconds)
     print(report.closing_line())
 
 
