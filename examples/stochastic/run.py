@@ -145,7 +145,10 @@ class Size:
     """Of both yamls."""
 
 
-SIZES = {"fsdd": Size(600, 2500, 500), "speechocean762": Size(600, 3500, 500, max_seconds=3.5)}
+SIZES = {
+    "fsdd": Size(600, 2500, 500),
+    "speechocean762": Size(600, 3000, 500, max_seconds=3.5, overrides=("optimization.lr=[0.0005]",)),
+}
 TINY = ("model.encoder_embed_dim=32", "model.encoder_ffn_embed_dim=32")
 QUICK = {"pretraining_updates": 5, "updates": 5, "continued_updates": 5, "strings": 90, "shape": TINY}
 ON_GPU = {
@@ -172,6 +175,8 @@ class Run:
     out: Path
     size: Size
     seeds: tuple[int, ...]
+    after: Path | None = None
+    """A finished run on another corpus, whose systems are what these start from instead of being pre-trained."""
 
     @property
     def data(self) -> Path:
@@ -216,12 +221,18 @@ def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
         return folder / "checkpoint_last.pt"
 
     size = run.size
-    pretrained = step("pretrain", start, size.pretraining_updates, [*PRETRAININGS[start], *size.shape])
+    if run.after is None:
+        pretrained = step("pretrain", start, size.pretraining_updates, [*PRETRAININGS[start], *size.shape])
     for system in SYSTEMS:
         if system.start != start or run.model(system.name, seed).exists():
             continue
         continued = system.name in CONTINUED
-        first = run.training("finetune", start, seed) / "checkpoint_last.pt" if continued else pretrained
+        if continued:
+            first = run.training("finetune", start, seed) / "checkpoint_last.pt"
+        else:
+            first = (
+                pretrained if run.after is None else dataclasses.replace(run, out=run.after).model(system.name, seed)
+            )
         settings = [f"model.w2v_path={first}", f"task.point='{system.point}'", *system.overrides]
         updates = size.continued_updates if continued else size.updates
         checkpoint = step("finetune", system.name, updates, settings)
@@ -275,6 +286,7 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
 def check_settings(run: Run, source: Path) -> None:
     """Raise `InputError` when the output folder holds a run with other settings."""
     settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
+    settings |= {"after": str(run.after)} if run.after else {}
     settings |= {"pretrainings": PRETRAININGS, "systems": [dataclasses.asdict(system) for system in SYSTEMS]}
     settings |= {
         name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("pretrain.yaml", "finetune.yaml")
@@ -284,6 +296,15 @@ def check_settings(run: Run, source: Path) -> None:
 
 def run_all(run: Run, corpus: str, source: Path, subset: str, of: str, command: str) -> None:
     """Every step that is not done, then the figures."""
+    missing = [
+        path
+        for system, seed in itertools.product(SYSTEMS, run.seeds)
+        if run.after is not None
+        and system.name not in CONTINUED
+        and not (path := dataclasses.replace(run, out=run.after).model(system.name, seed)).exists()
+    ]
+    if missing:
+        raise InputError(f"{missing[0]}: no such file; --after must be a finished run of the same seeds")
     run.out.mkdir(parents=True, exist_ok=True)
     check_settings(run, source)
     if not (run.data / "train.tsv").exists():
@@ -327,6 +348,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="larger and longer, on a CUDA GPU that all trainings share")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"up to {MOST_SEEDS}")
     parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on (fsdd)")
+    parser.add_argument("--after", type=Path, help="start from the systems of this finished run: no pre-training")
     parser.add_argument("--errors", choices=tuple(RATES), default="words", help="characters: where few words are right")
     args = parser.parse_args()
     seeds = tuple(dict.fromkeys(args.seeds))
@@ -342,8 +364,9 @@ def main() -> None:
     size = dataclasses.replace(SIZES[args.corpus], **changes)
     command = f"python examples/stochastic/run.py {args.corpus} FOLDER" + (f" --{mode}" if mode else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
+    command += " --after FINISHED" if args.after else ""
     command += f" --errors {args.errors}" if args.errors != "words" else ""
-    run = Run((args.out or HERE / name).resolve(), size, seeds)
+    run = Run((args.out or HERE / name).resolve(), size, seeds, args.after and args.after.resolve())
     try:
         run_all(run, args.corpus, args.source, args.subset, args.errors, command)
     except InputError as error:
