@@ -1,7 +1,7 @@
 """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), at a small scale.
 
-    python examples/stochastic/run.py fsdd FSDD_FOLDER                         # an hour on 2 cores; see README.md
-    python examples/stochastic/run.py speechocean762 CORPUS.csv --seeds 1      # sentences instead of digits
+    python examples/stochastic/run.py fsdd FSDD_FOLDER                         # 80 minutes on 2 cores; see README.md
+    python examples/stochastic/run.py speechocean762 CORPUS.csv --seeds 1 --errors characters --after OUT_OF_FSDD
     python examples/stochastic/run.py fsdd FSDD_FOLDER --quick                 # a few minutes: nothing learnt
 
 What is done is not done again, and a training that was interrupted goes on: to start afresh, remove the output folder.

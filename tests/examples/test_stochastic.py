@@ -1,6 +1,7 @@
-"""The stochastic example: what starts from what, and what is compared."""
+"""The stochastic example: what starts from what, what is compared, and that the results shown are those of a run."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from w2v_compress.errors import InputError
+from w2v_compress.evaluation.stochastic import markdown
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STOCHASTIC = EXAMPLES / "stochastic"
@@ -96,3 +98,14 @@ def test_a_folder_of_other_settings_is_refused(example: ModuleType, tmp_path: Pa
     other = dataclasses.replace(run, size=dataclasses.replace(run.size, updates=6))
     with pytest.raises(InputError, match="another updates; choose another --out"):
         example.check_settings(other, tmp_path)
+
+
+@pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))
+def test_the_results_shown_are_those_of_a_full_run(corpus: str) -> None:
+    folder = STOCHASTIC / "results" / corpus
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    table = (folder / "results.md").read_text(encoding="utf-8")
+    assert table == markdown(results)
+    assert table in (EXAMPLES.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "--quick" not in results["command"]
+    assert results["subset"] == "dev"
