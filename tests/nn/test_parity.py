@@ -154,8 +154,8 @@ def test_long_audio_in_pieces_equals_the_whole(extractor_mode: str, monkeypatch:
     torch.manual_seed(4)
     architecture = dataclasses.replace(BASE, extractor_mode=extractor_mode)
     extractor = FeatureExtractor(architecture)
-    audio = torch.randn(2, 9000)
-    whole = extractor(audio, None)
-    monkeypatch.setattr(feature_extractor, "ROWS_AT_ONCE", 2 * 7)  # divides no layer's frames
+    audio, lengths = torch.randn(2, 9000), torch.tensor([9000, 7000])
+    whole = extractor(audio, lengths)
+    monkeypatch.setattr(feature_extractor, "FRAMES_AT_ONCE", 5)  # of 27
     with torch.inference_mode():
-        torch.testing.assert_close(extractor(audio, None), whole.detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(extractor(audio, lengths), whole.detach(), rtol=0, atol=1e-5)

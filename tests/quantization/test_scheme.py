@@ -118,6 +118,23 @@ def test_kept_parts_are_untouched():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("quantization", [{"scheme": "full", "keep": ["head"]}, {"scheme": "paper"}])
+def test_widened_weights_are_the_numbers_of_the_file(quantization: dict[str, Any]):
+    model = AcousticModel(LEARNED)
+    state = model.state_dict()
+    small = scheme.quantize_state(LEARNED, state.keys(), state.__getitem__, quantization)
+    wide = AcousticModel(LEARNED)
+    wide.load_state_dict(scheme.widened_state(small))
+    for name, tensor in small.items():
+        if tensor.dtype == torch.int8:
+            module = wide.get_submodule(name.removesuffix(".weight"))
+            weight = module.effective_weight() if hasattr(module, "effective_weight") else module.weight
+            scale = small[f"{name}_scale"].view(-1, *[1] * (tensor.ndim - 1))
+            torch.testing.assert_close(weight, tensor * scale)
+        elif not name.endswith("_scale"):
+            assert torch.equal(wide.state_dict()[name], tensor)
+
+
 def test_quantizing_for_a_while_equals_the_file_and_leaves_no_trace():
     torch.manual_seed(1)
     model = AcousticModel(ARCHITECTURE).eval()

@@ -12,7 +12,7 @@ from ..data.audio import SAMPLE_RATE
 from ..data.manifest import Utterance
 from ..errors import InputError
 from ..quantization import scheme as quantization_scheme
-from ..runtime.model_file import quantize_file
+from ..runtime.model_file import quantize_file, read_model
 from ..runtime.recognizer import Recognizer
 from .wer import word_errors
 
@@ -88,10 +88,11 @@ def measure_parts(
     The order is that of the logits' error: the WER of a small set changes by whole words or not at all. `progress`
     gets the number done and of all. Raises `InputError` when the model is int8 already or the scheme is unknown.
     """
-    recognizer = Recognizer.load(path)
-    if recognizer.header.quantization is not None:
-        raise InputError(f"{path}: already quantized ({recognizer.header.quantization['scheme']})")
-    model = recognizer.model
+    model_file = read_model(path)
+    if model_file.header.quantization is not None:
+        raise InputError(f"{path}: already quantized ({model_file.header.quantization['scheme']})")
+    model = model_file.build()
+    recognizer = Recognizer(model, model_file.header)
     parts = quantization_scheme.parts(model, scheme)
     reference = run(recognizer, material)
     costs: list[PartCost] = []
@@ -140,7 +141,10 @@ def quantize_within(
 
     rounding = 1e-9  # a limit that is met to the word is met
     return choose_kept(
-        [cost.part for cost in costs], wer, _wer(Recognizer.load(path), material) + increase + rounding, keep
+        [cost.part for cost in costs],
+        wer,
+        _wer(Recognizer.load(path, precision="fp32"), material) + increase + rounding,
+        keep,
     )
 
 

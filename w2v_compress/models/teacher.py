@@ -13,6 +13,7 @@ from ..files import replacing
 from ..nn import AcousticModel
 from ..nn.acoustic_model import AcousticOutput
 from ..nn.feature_extractor import valid_mask
+from ..nn.precision import half_precision
 from ..runtime.fairseq_checkpoint import read_recognizer
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -23,15 +24,6 @@ def valid_lengths(padding_mask: Tensor | None) -> Tensor | None:
     if padding_mask is None or not padding_mask.any():
         return None
     return (~padding_mask).sum(1)
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """The precision in which `device` computes fastest: bf16 or fp16 where it has units for them, else fp32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
 
 
 class Teacher:

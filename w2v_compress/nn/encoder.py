@@ -62,6 +62,23 @@ class WeightNormConvolution(nn.Module):
         return x[:, :, :frames].transpose(1, 2)
 
 
+def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:
+    """(batch, time, channels) -> (batch, groups, time + kernel - 1, channels / groups)
+
+    The input of a convolution with "same" padding, each group in one piece of memory.
+    """
+    padded = F.pad(x, (0, 0, kernel // 2, (kernel - 1) // 2))
+    return padded.unflatten(2, (groups, -1)).transpose(1, 2).contiguous()
+
+
+def group_windows(frames: Tensor, kernel: int, stride: int) -> Tensor:
+    """Of one group of `split_groups`: (time + kernel - 1, width) -> (frames, kernel * width), copied."""
+    width = frames.shape[1]
+    windows = frames.flatten().unfold(0, kernel * width, stride * width)
+    # A copy always: a single window is contiguous whatever its stride is, and integer products misread that stride.
+    return windows.clone(memory_format=torch.contiguous_format)
+
+
 class EncoderLayer(nn.Module):
     """Attention and feed-forward block, layer norm before or after each. (batch, time, channels) -> the same"""
 

@@ -6,7 +6,7 @@ each further stride's worth of taps. Every multiply is then a matrix product, wh
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,29 @@ from torch import Tensor, nn
 from .architecture import Architecture
 
 GroupNormStatistics = Literal["valid", "padded"]
-ROWS_AT_ONCE = 1024  # frames of a batch that a CPU's cache holds through the steps of a layer
+FRAMES_AT_ONCE = 64  # of the output, whose 4,096 frames of the first layer in fp32 are 8 MB
 
 
 def valid_mask(lengths: Tensor, time: int) -> Tensor:
     """`(batch, time)` bool, true at the first `lengths` positions; lengths: `(batch,)`."""
     return torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
+    """The operands of a convolution's products: (batch, time, channels) -> (batch, frames, taps * channels) for taps
+    [0, stride), [stride, 2 stride), ..."""
+    batch, time, channels = x.shape
+    frames = (time - kernel) // stride + 1
+    if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
+        yield x.squeeze(-1).unfold(1, kernel, stride)
+        return
+    for start in range(0, kernel, stride):
+        taps = min(stride, kernel - start)
+        if taps == stride:
+            yield x[:, start : start + frames * stride].reshape(batch, frames, taps * channels)
+        else:
+            window = x[:, start:].unfold(1, taps, stride)[:, :frames]  # (batch, frames, channels, taps)
+            yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
 
 
 class StridedConvolution(nn.Module):
@@ -36,34 +53,19 @@ class StridedConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_normal_(self.weight)
 
-    def windows(self, x: Tensor) -> Iterator[Tensor]:
-        """The operands of the products: (batch, frames, taps * in) for taps [0, stride), [stride, 2 stride), ..."""
-        batch, time, channels = x.shape
-        frames = (time - self.kernel) // self.stride + 1
-        if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
-            yield x.squeeze(-1).unfold(1, self.kernel, self.stride)
-            return
-        for start in range(0, self.kernel, self.stride):
-            taps = min(self.stride, self.kernel - start)
-            if taps == self.stride:
-                yield x[:, start : start + frames * self.stride].reshape(batch, frames, taps * channels)
-            else:
-                window = x[:, start:].unfold(1, taps, self.stride)[:, :frames]  # (batch, frames, in, taps)
-                yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
-
     def effective_weight(self) -> Tensor:
         """The weight to compute with, (out, in, kernel)."""
         return self.weight
 
     def matrices(self) -> list[Tensor]:
-        """The weight of each product, (out, taps * in), in the order of `windows`."""
+        """The weight of each product, (out, taps * in), in the order of `strided_windows`."""
         out_channels, in_channels, _ = self.weight.shape
         taps = self.kernel if in_channels == 1 else self.stride
         parts = self.effective_weight().split(taps, dim=2)
         return [part.transpose(1, 2).reshape(out_channels, -1) for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
-        products = zip(self.windows(x), self.matrices(), strict=True)
+        products = zip(strided_windows(x, self.kernel, self.stride), self.matrices(), strict=True)
         window, matrix = next(products)
         out = F.linear(window, matrix, self.bias)
         for window, matrix in products:
@@ -86,10 +88,12 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = 1e-5
 
-    def forward(self, audio: Tensor, convolution: StridedConvolution, lengths: Tensor | None) -> Tensor:
-        """(batch, samples, 1), windows that count (batch,) or None for all -> (batch, frames, channels)"""
-        (windows,) = convolution.windows(audio)  # (batch, frames, kernel)
-        (matrix,) = convolution.matrices()  # (channels, kernel)
+    def fold(self, windows: Tensor, matrix: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Factor (batch, kernel, channels) and offset (batch, 1, channels): offset + windows @ factor is normalized.
+
+        windows: (batch, frames, kernel), of which `lengths` (batch,) count, or all; matrix: (channels, kernel). The
+        convolution's own bias, if any, goes away with the mean.
+        """
         exact, matrix = windows.float(), matrix.float()
         if lengths is None:
             mean = exact.mean(1, keepdim=True)
@@ -103,10 +107,9 @@ class ChannelNorm(nn.Module):
         covariance = centred.transpose(1, 2) @ centred / count  # (batch, kernel, kernel)
         variance = ((matrix @ covariance) * matrix).sum(-1)  # (batch, channels)
         scale = self.weight.float() * (variance + self.eps).rsqrt()
-        # The convolution's own bias, if any, is removed with the mean.
-        shift = self.bias.float() - scale * (mean @ matrix.T).squeeze(1)
-        folded = (scale.unsqueeze(-1) * matrix).transpose(1, 2)  # (batch, kernel, channels)
-        return torch.baddbmm(shift.unsqueeze(1).to(windows.dtype), windows, folded.to(windows.dtype))
+        offset = self.bias.float() - scale * (mean @ matrix.T).squeeze(1)
+        factor = (scale.unsqueeze(-1) * matrix).transpose(1, 2)
+        return factor.to(windows.dtype), offset.unsqueeze(1).to(windows.dtype)
 
 
 class ExtractorLayer(nn.Module):
@@ -123,32 +126,25 @@ class ExtractorLayer(nn.Module):
         self.norm = norm
         self.kernel, self.stride = convolution.kernel, convolution.stride
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(batch, time, in), frames that count for the group norm (batch,) -> (batch, frames, out)"""
-        if self.norm == "group":
-            return F.gelu(self.get_submodule("2")(x, self.get_submodule("0"), lengths))
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self._frame_by_frame(x)
-        return self._in_pieces(x)
+    def fold(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """What `forward` needs to know of all frames, of which `lengths` (batch,) count, or all; None for nothing."""
+        if self.norm != "group":
+            return None
+        convolution, norm = self.get_submodule("0"), self.get_submodule("2")
+        assert isinstance(convolution, StridedConvolution)
+        assert isinstance(norm, ChannelNorm)
+        (windows,), (matrix,) = strided_windows(x, self.kernel, self.stride), convolution.matrices()
+        return norm.fold(windows, matrix, lengths)
 
-    def _frame_by_frame(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, folded: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(batch, time, in), which may be a part, and what `fold` gave of the whole -> (batch, frames, out)"""
+        if folded is not None:
+            (windows,), (factor, offset) = strided_windows(x, self.kernel, self.stride), folded
+            return F.gelu(torch.baddbmm(offset, windows, factor))
         x = self.get_submodule("0")(x)
         if self.norm == "layer":
             x = self.get_submodule("2.1")(x)
         return F.gelu(x)
-
-    def _in_pieces(self, x: Tensor) -> Tensor:
-        """The same, so few frames at a time that what lies between the steps stays in the processor's cache."""
-        frames = (x.shape[1] - self.kernel) // self.stride + 1
-        at_once = max(1, ROWS_AT_ONCE // len(x))
-        out = None
-        for start in range(0, frames, at_once):
-            end = min(start + at_once, frames)
-            piece = self._frame_by_frame(x[:, start * self.stride : (end - 1) * self.stride + self.kernel])
-            if out is None:
-                out = piece.new_empty(len(x), frames, piece.shape[2])
-            out[:, start:end] = piece
-        return self._frame_by_frame(x) if out is None else out
 
 
 class FeatureExtractor(nn.Module):
@@ -179,6 +175,38 @@ class FeatureExtractor(nn.Module):
         else:
             counted = None
         x = audio.unsqueeze(-1)
-        for layer in self.conv_layers:
-            x = layer(x, counted)
-        return x
+        first, *others = self._layers()
+        folded = first.fold(x, counted)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            x = first(x, folded)
+            for layer in others:
+                x = layer(x, None)
+            return x
+        frames = x.shape[1]
+        for layer in (first, *others):
+            frames = (frames - layer.kernel) // layer.stride + 1
+        # So few frames of one utterance at a time that what lies between the layers stays in the processor's cache.
+        out = None
+        for index, utterance in enumerate(x.split(1)):
+            own = None if folded is None else (folded[0][index : index + 1], folded[1][index : index + 1])
+            for start in range(0, frames, FRAMES_AT_ONCE):
+                end = min(start + FRAMES_AT_ONCE, frames)
+                piece = self._frames([first, *others], start, end, utterance, own)
+                if out is None:
+                    out = piece.new_empty(len(x), frames, piece.shape[2])
+                out[index, start:end] = piece
+        assert out is not None
+        return out
+
+    def _layers(self) -> list[ExtractorLayer]:
+        return cast(list[ExtractorLayer], list(self.conv_layers))
+
+    def _frames(
+        self, layers: list[ExtractorLayer], start: int, end: int, x: Tensor, folded: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Frames [start, end) of what these layers give for x."""
+        if not layers:
+            return x[:, start:end]
+        *lower, layer = layers
+        below = self._frames(lower, start * layer.stride, (end - 1) * layer.stride + layer.kernel, x, folded)
+        return layer(below, None if lower else folded)

@@ -23,7 +23,7 @@ def mean_pool(x: Tensor, factor: int, lengths: Tensor | None) -> Tensor:
         whole = time - time % factor
         pooled = x[:, :whole].unflatten(1, (whole // factor, factor)).mean(2)
         return pooled if whole == time else torch.cat([pooled, x[:, whole:].mean(1, keepdim=True)], 1)
-    groups = -(-time // factor)
+    groups = (time + factor - 1) // factor
     frame = torch.arange(time, device=x.device)
     x = x.masked_fill((frame >= lengths.unsqueeze(1)).unsqueeze(-1), 0)
     sums = F.pad(x, (0, 0, 0, groups * factor - time)).unflatten(1, (groups, factor)).sum(2)

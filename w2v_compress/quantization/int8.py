@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.encoder import WeightNormConvolution
+from ..nn.encoder import WeightNormConvolution, group_windows, split_groups
 from ..nn.feature_extractor import StridedConvolution
 
 LARGEST = 127  # symmetric: without -128, a weight and its negative are equally exact
@@ -159,19 +159,15 @@ class Int8PositionalConvolution(Int8Module):
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         _, width, kernel = self.weight.shape
-        before, after = kernel // 2, (kernel - 1) // 2
         if not (x.is_cpu and has_int8_units()):
-            padded = F.pad(x.transpose(1, 2).float(), (before, after))
+            padded = F.pad(x.transpose(1, 2).float(), (kernel // 2, (kernel - 1) // 2))
             wide = F.conv1d(padded, self.wide_weight(), self.bias, stride, groups=self.groups)
             return wide.transpose(1, 2).to(x.dtype)
-        padded = F.pad(x.float(), (0, 0, before, after)).unflatten(2, (self.groups, width)).transpose(1, 2)
-        integers, scale, zero = quantize_activations(padded.contiguous(), (2, 3))  # (batch, groups, time, width)
+        integers, scale, zero = quantize_activations(split_groups(x.float(), self.groups, kernel), (2, 3))
         out = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
-                windows = frames.flatten().unfold(0, kernel * width, stride * width)  # (frames, kernel * width)
-                # A copy always: a single window is contiguous whatever its stride is, and _int_mm misreads that stride.
-                windows = windows.clone(memory_format=torch.contiguous_format)
+                windows = group_windows(frames, kernel, stride)
                 torch._int_mm(windows, self.matrix[group].t(), out=out[index, group])
         product = (out - zero * self.sums.unsqueeze(1)).mul_(scale)
         wide = product.transpose(1, 2).flatten(2) * self.weight_scale

@@ -8,7 +8,7 @@ head), counted from 0 as in the tensors' names.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import AcousticModel, Architecture
-from .int8 import int8_module, quantize_weight
+from .int8 import dequantize_weight, int8_module, quantize_weight
 
 Scheme = Literal["full", "paper"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
@@ -106,6 +106,23 @@ def quantized_weight(module: str, names: Collection[str], read: Callable[[str], 
         weight = read(f"{module}.weight").float()
     integers, scale = quantize_weight(weight)
     return {f"{module}.weight": integers, f"{module}.weight_scale": scale}
+
+
+def widened_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The floating-point state dict of a quantized file's: its int8 weights as they are, in fp32.
+
+    The positional convolution is under weight norm again, with gains that change nothing.
+    """
+    wide: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(".weight_scale"):
+            continue
+        weight = dequantize_weight(tensor, state[f"{name}_scale"]) if f"{name}_scale" in state else tensor
+        if name.endswith("pos_conv.0.weight"):
+            wide |= {f"{name}_g": weight.norm(dim=(0, 1), keepdim=True), f"{name}_v": weight}
+        else:
+            wide[name] = weight
+    return wide
 
 
 @contextmanager
