@@ -1,10 +1,13 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
-from w2v_compress.data.audio import SILENCE, AudioError, decode_file, normalize, read_audio
+from w2v_compress.data import audio as module
+from w2v_compress.data.audio import SILENCE, AudioError, Moments, decode_file, normalize, open_audio, read_audio
 from w2v_compress.errors import InputError
 
 
@@ -71,7 +74,11 @@ def test_arrays_of_integers_are_scaled(samples: object, expected: list[float]) -
         (np.array(["a"]), 16_000, "must be floats"),
         ([[0.0], [0.0, 1.0]], 16_000, "cannot be read as an array"),
         (np.zeros(10, np.float32), None, "`rate`"),
+        (np.zeros((5, 0), np.float32), 16_000, "holds no samples"),
+        (np.zeros(10, np.bool_), 16_000, "type is bool"),
+        (None, 16_000, "type is object|shape is"),
         (np.zeros(10, np.float32), 100, "100 Hz"),
+        (np.zeros(10, np.float32), "fast", "fast Hz"),
         (np.zeros(10, np.float32), 10**6, "1000000 Hz"),
     ],
 )
@@ -205,3 +212,81 @@ def test_normalize_is_the_layer_norm_of_fairseq(speech) -> None:
     for audio in (speech(1.0) + 0.3, 1e-4 * speech(0.1)):  # the second feels the epsilon
         expected = torch.nn.functional.layer_norm(torch.from_numpy(audio), audio.shape).numpy()
         np.testing.assert_allclose(normalize(audio), expected, atol=1e-5)
+
+
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "aiff": ("AIFF", "PCM_24"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2)])
+def test_blocks_of_a_file_are_what_libraries_make_of_the_whole(
+    kind: str, rate: int, channels: int, speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    container, subtype = FORMATS[kind]
+    soundfile.write(path, speech(1.0, rate, channels), rate, format=container, subtype=subtype)
+    whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    expected = soxr.resample(whole.mean(1), rate, 16_000) if rate != 16_000 else whole[:, 0]
+    monkeypatch.setattr(module, "BLOCK_VALUES", 2_001)
+    source = open_audio(path)
+    assert source.rate == rate
+    for _ in range(2):
+        blocks = list(source.blocks())
+        assert len(blocks) > 6
+        np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100])
+def test_blocks_of_an_array(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (2**15 * np.stack([tone(rate), tone(rate, hertz=660)], axis=1)).astype(np.int16)
+    whole = (samples / 2.0**15).mean(1).astype(np.float32)
+    expected = whole if rate == 16_000 else soxr.resample(whole, rate, 16_000)
+    monkeypatch.setattr(module, "BLOCK_VALUES", 1_000)
+    blocks = list(open_audio(samples, rate).blocks())
+    assert len(blocks) > 15
+    np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-6)
+
+
+def test_speech_in_an_array_is_not_copied() -> None:
+    samples = tone(16_000, seconds=60.0)
+    blocks = list(open_audio(samples, 16_000).blocks())
+    assert len(blocks) > 1
+    assert all(np.shares_memory(block, samples) for block in blocks)
+
+
+def test_the_blocks_before_a_fault_can_be_had(speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_VALUES", 8_000)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, speech(10.0), 16_000, format="FLAC", subtype="PCM_16")
+    damaged = bytearray(encoded.getvalue())
+    damaged[len(damaged) * 3 // 4] ^= 0xFF
+    (tmp_path / "damaged.flac").write_bytes(damaged)
+    holed = speech(10.0)
+    holed[-10] = np.nan
+    soundfile.write(tmp_path / "holed.wav", holed, 16_000, subtype="FLOAT")
+    for name, message in (("damaged.flac", "damaged"), ("holed.wav", "not finite")):
+        blocks = open_audio(tmp_path / name).blocks()
+        assert all(len(next(blocks)) == 8_000 for _ in range(10))
+        with pytest.raises(AudioError, match=message):
+            list(blocks)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_moments_of_blocks_are_those_of_the_whole(offset: float, speech) -> None:
+    audio = speech(2.0) + np.float32(offset)
+    audio[:5_000] *= np.float32(0.5)
+    moments = Moments()
+    for block in np.split(audio, [0, 1, 700, 701, 20_000]):
+        moments.add(block)
+    wide = audio.astype(np.longdouble)
+    expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)
+    assert moments.count == 32_000
+    np.testing.assert_allclose(moments.normalize(audio[300:900]), expected[300:900].astype(np.float64), atol=1e-6)
+    np.testing.assert_allclose(moments.normalize(audio), normalize(audio), rtol=0, atol=1e-6)

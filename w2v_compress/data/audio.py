@@ -2,7 +2,11 @@
 
 import os
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,10 +22,14 @@ SAMPLE_RATE = 16_000
 MIN_RATE, MAX_RATE = 4_000, 384_000
 """Sampling rates, in Hz, that are resampled; others are taken for a mistake."""
 MAX_CHANNELS = 64
+BLOCK_VALUES = 2**18
+"""Samples, those of all channels counted, that are held at a time where audio is streamed."""
 SILENCE = 2.0**-14
 """Audio that stays this close to its middle (two steps of 16 bits, -84 dBFS) is silent."""
 
 AudioArray = npt.NDArray[np.float32]
+ARRAY_NAME = "audio array"
+"""What errors call audio that is no file."""
 
 _UNKNOWN_SIZE = 0xFFFFFFFF  # what a writer to a pipe leaves where the length of the data belongs
 _UNKNOWN_FRAMES = 2**60
@@ -50,6 +58,43 @@ class Decoded:
     """libsndfile's name of the format: WAV, FLAC, OGG (Opus and Vorbis), ..."""
 
 
+@dataclass(frozen=True)
+class AudioSource:
+    """Sound that can be read block by block, any number of times, so that its length takes no memory."""
+
+    name: object
+    """What errors call it."""
+    rate: int
+    """Samples a second of what is stored."""
+    stored: Callable[[], Iterator[AudioArray]]
+    """Gives it as it is stored, block by block: (samples, channels)."""
+
+    def blocks(self) -> Iterator[AudioArray]:
+        """16 kHz mono, (samples,) a block: joined, what `read_audio` gives. Errors are its errors, and come where
+        the fault is."""
+        return _speech(self.stored(), self.rate, self.name)
+
+
+def open_audio(source: Any, rate: int | None = None) -> AudioSource:
+    """The speech in `source`, which is not read yet; arguments and errors are those of `read_audio`.
+
+    An array is not copied: it must stay as it is until it has been read.
+    """
+    if isinstance(source, str | os.PathLike):
+        if rate is not None:
+            raise InputError(f"{source}: `rate` goes with an array only; a file states its own")
+        path = Path(source)
+        with _opened(path) as file:
+            rate = file.samplerate
+        _check_rate(rate, source)
+        return AudioSource(source, rate, partial(_file_blocks, path))
+    if rate is None:
+        raise InputError(f"{ARRAY_NAME}: `rate`, its samples a second, is needed")
+    array = _checked_array(source)
+    _check_rate(rate, ARRAY_NAME)
+    return AudioSource(ARRAY_NAME, rate, partial(_array_blocks, array))
+
+
 def read_audio(source: Any, rate: int | None = None, *, allow_silence: bool = True) -> AudioArray:
     """The speech in `source` as 16 kHz mono, shape (samples,).
 
@@ -58,14 +103,8 @@ def read_audio(source: Any, rate: int | None = None, *, allow_silence: bool = Tr
     Raises `AudioError`, an `InputError`, when a file is missing, not audio, damaged or cut short, and when there are
     no samples, samples that are not finite or, unless `allow_silence`, nothing but silence.
     """
-    if isinstance(source, str | os.PathLike):
-        if rate is not None:
-            raise InputError(f"{source}: `rate` goes with an array only; a file states its own")
-        decoded = decode_file(Path(source))
-        return to_speech(decoded.samples, decoded.rate, name=source, allow_silence=allow_silence)
-    if rate is None:
-        raise InputError("audio array: `rate`, its samples a second, is needed")
-    return to_speech(_array_samples(source), rate, name="audio array", allow_silence=allow_silence)
+    opened = open_audio(source, rate)
+    return _joined(opened.blocks(), opened.name, allow_silence)
 
 
 def decode_file(path: Path, *, max_seconds: float | None = None) -> Decoded:
@@ -75,6 +114,74 @@ def decode_file(path: Path, *, max_seconds: float | None = None) -> Decoded:
     `AudioError` with the reason `missing`, `unreadable`, `empty`, or `overlong` (before decoding) for more than
     `max_seconds`.
     """
+    with _opened(path) as file:
+        if max_seconds is not None and file.frames > max_seconds * file.samplerate:
+            raise _overlong(path, file.frames / file.samplerate, max_seconds)
+        blocks = [np.zeros((0, file.channels), np.float32), *_decoded_blocks(file, path)]
+        return Decoded(np.concatenate(blocks), file.samplerate, file.format)
+
+
+def to_speech(samples: AudioArray, rate: int, *, name: object, allow_silence: bool = True) -> AudioArray:
+    """`samples` (samples, channels) at `rate` Hz as 16 kHz mono (samples,); `name` is what errors call them."""
+    _check_rate(rate, name)
+    return _joined(_speech(iter([samples]), rate, name), name, allow_silence)
+
+
+def check_duration(audio: AudioArray, max_seconds: float, *, name: object) -> None:
+    """`AudioError` with the reason `overlong` when 16 kHz `audio` lasts longer than `max_seconds`."""
+    if audio.size > max_seconds * SAMPLE_RATE:
+        raise _overlong(name, audio.size / SAMPLE_RATE, max_seconds)
+
+
+class Moments:
+    """Count, mean and variance of audio that comes in blocks (Chan, Golub and LeVeque 1979: "Updating formulae and a
+    pairwise algorithm for computing sample variances")."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0  # sum of the squared distances from the mean
+
+    def add(self, block: AudioArray) -> None:
+        """Count the samples of `block` (samples,) too."""
+        if not block.size:
+            return
+        wide = block.astype(np.float64)
+        mean, total = wide.mean(), self.count + block.size
+        distance = mean - self.mean
+        self._squares += block.size * wide.var() + distance**2 * self.count * block.size / total
+        self.mean += distance * block.size / total
+        self.count = total
+
+    def normalize(self, audio: AudioArray) -> AudioArray:
+        """`audio` (samples,), a part of what was counted, as `normalize` of the whole leaves it."""
+        variance = self._squares / self.count
+        # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
+        return ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
+
+
+def normalize(audio: AudioArray) -> AudioArray:
+    """`audio` (samples,) with zero mean and unit variance, as fairseq's `task.normalize` gives it to large models."""
+    moments = Moments()
+    moments.add(audio)
+    return moments.normalize(audio)
+
+
+def _overlong(name: object, seconds: float, max_seconds: float) -> AudioError:
+    return AudioError(name, "overlong", f"lasts {seconds:.2f} s; at most {max_seconds:g} s are allowed")
+
+
+class _SequentialFile(soundfile.SoundFile):
+    """soundfile seeks after each read, by which the decoder of MP3 loses what it knows of the samples to come."""
+
+    def seekable(self) -> bool:
+        """No, although libsndfile could."""
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The file at `path`; whatever goes wrong with it, here or as it is read, is an `AudioError`."""
     try:
         if not path.exists():
             raise AudioError(path, "missing", "no such file")
@@ -85,78 +192,93 @@ def decode_file(path: Path, *, max_seconds: float | None = None) -> Decoded:
                 raise AudioError(path, "empty", "the file is empty")
             if _is_cut_short(file):
                 raise AudioError(path, "unreadable", "is cut short: it ends before the audio that it promises")
-        with soundfile.SoundFile(path) as audio:
-            frames, audio_rate, container = audio.frames, audio.samplerate, audio.format
-            if frames > _UNKNOWN_FRAMES:
+        with _SequentialFile(path) as audio:
+            if audio.frames > _UNKNOWN_FRAMES:
                 raise AudioError(path, "unreadable", "does not say how long it is (written to a pipe?): re-encode it")
-            if max_seconds is not None and frames > max_seconds * audio_rate:
-                raise _overlong(path, frames / audio_rate, max_seconds)
-            samples = audio.read(dtype="float32", always_2d=True)
+            yield audio
     except OSError as error:
         raise AudioError(path, "unreadable", f"cannot be read: {error.strerror or error}") from None
     except (soundfile.SoundFileError, TypeError, MemoryError):  # TypeError: soundfile on the suffix .raw
         raise AudioError(
             path, "unreadable", "is damaged, cut short, or not audio (wav, flac, ogg, opus and others are)"
         ) from None
-    if len(samples) < frames:
-        raise AudioError(path, "unreadable", f"is cut short: {len(samples)} of {frames} samples can be decoded")
-    return Decoded(samples, audio_rate, container)
 
 
-def to_speech(samples: AudioArray, rate: int, *, name: object, allow_silence: bool = True) -> AudioArray:
-    """`samples` (samples, channels) at `rate` Hz as 16 kHz mono (samples,); `name` is what errors call them."""
-    if isinstance(rate, bool) or not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(name, "unreadable", f"is at {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are allowed")
-    if samples.shape[1] > MAX_CHANNELS:
-        raise AudioError(
-            name,
-            "unreadable",
-            f"has {samples.shape[1]} channels; 1 to {MAX_CHANNELS}, in the last dimension, are allowed",
-        )
-    if not np.isfinite(samples).all():
-        raise AudioError(name, "non-finite", "holds samples that are not finite numbers")
-    audio = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    if rate != SAMPLE_RATE and audio.size:
-        audio = soxr.resample(audio, rate, SAMPLE_RATE)
-    if not audio.size:
-        raise AudioError(name, "empty", "holds no samples")
-    if not allow_silence and np.ptp(audio) <= 2 * SILENCE:
-        raise AudioError(name, "silent", "holds nothing but silence")
-    return np.ascontiguousarray(audio, dtype=np.float32)
+def _decoded_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[AudioArray]:
+    """(samples, channels) float32, every sample that the header promises."""
+    decoded, at_once = 0, max(1, BLOCK_VALUES // file.channels)
+    while len(block := file.read(at_once, dtype="float32", always_2d=True)):
+        decoded += len(block)
+        yield block
+    if decoded < file.frames:
+        raise AudioError(path, "unreadable", f"is cut short: {decoded} of {file.frames} samples can be decoded")
 
 
-def check_duration(audio: AudioArray, max_seconds: float, *, name: object) -> None:
-    """`AudioError` with the reason `overlong` when 16 kHz `audio` lasts longer than `max_seconds`."""
-    if audio.size > max_seconds * SAMPLE_RATE:
-        raise _overlong(name, audio.size / SAMPLE_RATE, max_seconds)
+def _file_blocks(path: Path) -> Iterator[AudioArray]:
+    with _opened(path) as file:
+        yield from _decoded_blocks(file, path)
 
 
-def normalize(audio: AudioArray) -> AudioArray:
-    """`audio` (samples,) with zero mean and unit variance, as fairseq's `task.normalize` gives it to large models."""
-    wide = audio.astype(np.float64)
-    # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
-    return ((wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)).astype(np.float32)
-
-
-def _overlong(name: object, seconds: float, max_seconds: float) -> AudioError:
-    return AudioError(name, "overlong", f"lasts {seconds:.2f} s; at most {max_seconds:g} s are allowed")
-
-
-def _array_samples(source: Any) -> AudioArray:
-    """(samples, channels) float32 from an array-like of one or two dimensions."""
+def _checked_array(source: Any) -> npt.NDArray[Any]:
+    """(samples, channels) of a type that can be scaled, from an array-like of one or two dimensions."""
     try:
         array = np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"audio array: cannot be read as an array: {error}") from None
+        raise InputError(f"{ARRAY_NAME}: cannot be read as an array: {error}") from None
     if array.ndim not in (1, 2):
-        raise InputError(f"audio array: its shape is {array.shape}; it must be (samples,) or (samples, channels)")
-    if array.dtype.name in _INTEGER_SCALES:
-        middle, scale = _INTEGER_SCALES[array.dtype.name]
-        array = (array.astype(np.float64) - middle) / scale
-    elif array.size and array.dtype.kind != "f":
-        raise InputError(f"audio array: its type is {array.dtype}; it must be floats, uint8, int16 or int32")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
-        return array.reshape(len(array), -1 if array.size else 1).astype(np.float32)
+        raise InputError(f"{ARRAY_NAME}: its shape is {array.shape}; it must be (samples,) or (samples, channels)")
+    if array.size and array.dtype.name not in _INTEGER_SCALES and array.dtype.kind != "f":
+        raise InputError(f"{ARRAY_NAME}: its type is {array.dtype}; it must be floats, uint8, int16 or int32")
+    return array if array.ndim == 2 else array[:, np.newaxis]
+
+
+def _array_blocks(array: npt.NDArray[Any]) -> Iterator[AudioArray]:
+    """(samples, channels) float32 from what `_checked_array` gives."""
+    middle, scale = _INTEGER_SCALES.get(array.dtype.name, (0, 1.0))
+    samples = max(1, BLOCK_VALUES // max(1, array.shape[1]))
+    for start in range(0, len(array) if array.size else 0, samples):
+        block = array[start : start + samples]
+        if scale != 1:
+            block = (block.astype(np.float64) - middle) / scale
+        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            block = block.astype(np.float32, copy=False)
+        yield block
+
+
+def _check_rate(rate: Any, name: object) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not MIN_RATE <= float(rate) <= MAX_RATE:
+        raise AudioError(name, "unreadable", f"is at {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are allowed")
+
+
+def _speech(blocks: Iterator[AudioArray], rate: int, name: object) -> Iterator[AudioArray]:
+    """Blocks (samples, channels) at `rate` Hz as 16 kHz mono (samples,), the same however the audio is cut up."""
+    resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1)
+    heard = 0
+    for block in blocks:
+        channels = block.shape[1]
+        if channels > MAX_CHANNELS:
+            detail = f"has {channels} channels; 1 to {MAX_CHANNELS}, in the last dimension, are allowed"
+            raise AudioError(name, "unreadable", detail)
+        if not np.isfinite(block).all():
+            raise AudioError(name, "non-finite", "holds samples that are not finite numbers")
+        audio = block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)
+        if resampler is not None:
+            audio = resampler.resample_chunk(np.asarray(audio))
+        heard += audio.size
+        yield audio
+    if resampler is not None:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        heard += rest.size
+        yield rest
+    if not heard:
+        raise AudioError(name, "empty", "holds no samples")
+
+
+def _joined(blocks: Iterator[AudioArray], name: object, allow_silence: bool) -> AudioArray:
+    audio = np.concatenate(list(blocks))
+    if not allow_silence and np.ptp(audio) <= 2 * SILENCE:
+        raise AudioError(name, "silent", "holds nothing but silence")
+    return audio
 
 
 def _is_cut_short(file: BinaryIO) -> bool:

@@ -146,8 +146,7 @@ class Units:
     def normalize_text(self, text: str) -> str:
         """`text` with single spaces, composed accents (NFC), and the case of the units when they have only one."""
         text = unicodedata.normalize("NFC", " ".join(text.split()))
-        letters = [symbol for symbol in self.symbols if len(symbol) == 1]
-        has_upper, has_lower = any(map(str.isupper, letters)), any(map(str.islower, letters))
+        has_upper, has_lower = self._cases
         if has_upper == has_lower:
             return text
         return text.upper() if has_upper else text.lower()
@@ -177,7 +176,18 @@ class Units:
         if wrong is not None:
             raise InputError(f"units: class {wrong} is not one of the {len(self.symbols)} units")
         text = "".join(self.symbols[unit] for unit in ids if unit >= len(SPECIALS))
-        return " ".join(text.replace("|" if self.kind == "letter" else _SPACE, " ").split())
+        return " ".join(text.replace(self.word_separator, " ").split())
+
+    @property
+    def word_separator(self) -> str:
+        """What stands for a space in the symbols: a letter of its own, or the beginning of a sentencepiece piece."""
+        return "|" if self.kind == "letter" else _SPACE
+
+    @cached_property
+    def _cases(self) -> tuple[bool, bool]:
+        """Whether there are letters in upper case, and in lower case."""
+        letters = [symbol for symbol in self.symbols if len(symbol) == 1]
+        return any(map(str.isupper, letters)), any(map(str.islower, letters))
 
     @cached_property
     def _index(self) -> dict[str, int]:

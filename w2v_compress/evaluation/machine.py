@@ -3,13 +3,14 @@
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .. import memory
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
@@ -32,14 +33,16 @@ def peak_memory(device: str = "cpu") -> int:
     """Most bytes held so far: by this whole process, or on a GPU by torch."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return memory.peak_memory()
 
 
 def interleaved_latency(runs: Mapping[str, Callable[[], Any]], repeats: int = 9) -> dict[str, float]:
-    """Median milliseconds of each callable, taken in turns so that a drifting machine hits all alike.
+    """Median milliseconds of each callable, see `interleaved_times`."""
+    return {name: statistics.median(times) for name, times in interleaved_times(runs, repeats).items()}
+
+
+def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each call of each callable, taken in turns so that a drifting machine hits all alike.
 
     Each is called once before, uncounted.
     """
@@ -51,7 +54,7 @@ def interleaved_latency(runs: Mapping[str, Callable[[], Any]], repeats: int = 9)
             start = time.perf_counter()
             run()
             times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def _processor() -> str:

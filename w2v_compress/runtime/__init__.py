@@ -3,4 +3,4 @@
 from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-"""What a recognizer computes in; auto is what its file holds. Here, where it costs the command line no torch."""
+"""What a recognizer computes in; auto asks the file and the machine. Here, where it costs the command line no torch."""

@@ -1,10 +1,11 @@
 """Audio to text with a model file: what `w2v_compress.load` returns."""
 
+import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -12,22 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.audio import SAMPLE_RATE, normalize, read_audio
+from ..data.audio import SAMPLE_RATE, AudioArray, AudioError, AudioSource, Moments, open_audio
 from ..errors import InputError
 from ..nn.acoustic_model import AcousticModel
-from ..nn.architecture import Architecture
 from ..nn.compression import CompressionPoint
 from ..nn.feature_extractor import GroupNormStatistics
+from ..nn.precision import half_precision
 from . import Precision
-from .decoding import greedy_ctc
+from .batching import Assembly, Piece, batches, look_ahead
+from .decoding import Decoder, GreedyDecoder, Word
+from .inference import prepare
 from .model_file import Header, ModelFile, read_model
+from .threads import set_threads
+from .windows import CHUNK_SECONDS, Window, plan_windows, read_windows
 
 Audio = str | Path | np.ndarray | Tensor
 Point = CompressionPoint | str
 """A point, or its text such as "2,1,1"."""
-
-CHUNK_SECONDS = 30.0
-CONTEXT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -35,45 +37,13 @@ class Transcript:
     """What was heard in one piece of audio."""
 
     text: str
+    words: tuple[Word, ...]
+    """The words of `text`, with their times."""
     log_probs: Tensor
     """(frames, units) float32 on the CPU"""
     audio_seconds: float
     compute_seconds: float
-    """Its share, by length, of the time of the batches it was in; reading the audio not counted."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A stretch of audio that the network sees at once, and which of its frames are kept."""
-
-    samples: slice
-    kept: slice
-
-
-def plan_windows(
-    architecture: Architecture, samples: int, chunk_seconds: float = CHUNK_SECONDS, squeeze: int = 1
-) -> list[Window]:
-    """Audio up to `chunk_seconds` long is one window. Longer audio is cut into equal ones that overlap.
-
-    Frame k of the whole sees the same samples as the frame of the window that stands for it, and is squeezed together
-    with the same frames: windows start at a multiple of `squeeze` frames. On each side of a seam
-    the network sees `CONTEXT_SECONDS` more, whose frames are dropped; the positional convolution reaches less far.
-    What lies further away cannot be attended to, so results differ slightly from those of a single pass, whose
-    memory and time would grow with the square of the length.
-    """
-    hop, field = architecture.samples_per_frame, architecture.receptive_field
-    frames = architecture.frames(samples)
-    if samples <= chunk_seconds * SAMPLE_RATE:
-        return [Window(slice(0, samples), slice(0, frames))]
-    context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
-    longest = max(1, int(chunk_seconds * SAMPLE_RATE / hop) - 2 * context - (squeeze - 1))
-    count = -(-frames // longest)
-    bounds = [frames * index // count for index in range(count + 1)]
-    windows = []
-    for start, end in pairwise(bounds):
-        first, last = max(0, start - context) // squeeze * squeeze, min(frames, end + context)
-        windows.append(Window(slice(first * hop, (last - 1) * hop + field), slice(start - first, end - first)))
-    return windows
+    """Its share, by length, of the time of the batches it was in, and its decoding; reading the audio not counted."""
 
 
 class Recognizer:
@@ -89,7 +59,12 @@ class Recognizer:
         """Longer audio is cut into overlapping windows, see `plan_windows`."""
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.batch_seconds = CHUNK_SECONDS if self.device.type == "cpu" else math.inf
+        """Audio in a batch, padding counted. A processor is busy with `CHUNK_SECONDS`: more would only take memory."""
+        self.decoder: Decoder = GreedyDecoder(header.units, header.seconds_per_frame)
+        """From log-probabilities to words; another one may take its place."""
         self._warned: set[CompressionPoint] = set()
+        self._said_resampled = False
 
     @classmethod
     def load(
@@ -103,20 +78,19 @@ class Recognizer:
     ) -> "Recognizer":
         """The recognizer in the model file `path`.
 
-        precision: "auto" is what the file holds: int8 for a quantized one, else fp32. A floating-point file also
-        runs in "bf16". `threads` sets torch's threads for the whole process. `group_norm_statistics`: see
-        `nn.feature_extractor.FeatureExtractor`. Raises `InputError` when the file is not a model of ours or when
-        an option does not suit it.
+        precision: "auto" is int8 for a quantized file, else bf16 where the device has units for it (a processor with
+        AVX512-BF16 or AMX, a GPU from Ampere on), else fp32. `threads` is for the whole process, see
+        `runtime.threads.set_threads`; `group_norm_statistics` is for batches, see
+        `nn.feature_extractor.FeatureExtractor`. Raises `InputError` when the file is not a model of ours or when an
+        option does not suit it.
         """
-        if threads is not None:
-            if threads < 1:
-                raise InputError(f"`threads` is {threads}; it must be at least 1")
-            torch.set_num_threads(threads)
+        set_threads(threads)
         model_file = read_model(Path(path))
-        chosen = _precision(precision, model_file, path)
         place = _device(device)
+        chosen = _precision(precision, model_file, path, place)
         model = model_file.build(group_norm_statistics=group_norm_statistics)
         model = model.to(place, torch.bfloat16) if chosen == "bf16" else model.to(place)
+        prepare(model)
         return cls(model, model_file.header, precision=chosen)
 
     def checked_point(self, point: Point | None = None, *, strict: bool = False) -> CompressionPoint:
@@ -198,7 +172,10 @@ class Recognizer:
     ) -> Iterator[Transcript | InputError]:
         """A transcript for each, in order, or the reason why there is none; `point` as in `checked_point`.
 
-        Audio is read as results are asked for. Batches hold up to `batch_size` pieces of like length.
+        Audio is read as results are asked for, little more than five minutes ahead, and of long files only what is
+        needed at a time: they are read twice, first for their length, their level and their faults. Batches hold up to
+        `batch_size` windows of like length and up to `batch_seconds`. Audio at other rates than 16 kHz is resampled,
+        with a warning for the first.
         """
         if batch_size < 1:
             raise InputError(f"`batch_size` is {batch_size}; it must be at least 1")
@@ -207,59 +184,86 @@ class Recognizer:
     def _recognize(
         self, audio: Iterator[Audio], rate: int | None, batch_size: int, point: CompressionPoint
     ) -> Iterator[Transcript | InputError]:
-        while group := list(islice(audio, 4 * batch_size)):
-            yield from self._recognize_group([self._read(item, rate) for item in group], batch_size, point)
+        begun: deque[Assembly] = deque()
+        for group in look_ahead(self._pieces(audio, rate, point, begun), batch_size):
+            sound = [piece for piece in group if piece.whole.error is None]
+            for batch in batches(sound, batch_size, self.batch_seconds):
+                self._run(batch, point)
+            while begun and begun[0].complete:
+                yield self._result(begun.popleft())
+
+    def _pieces(
+        self, audio: Iterator[Audio], rate: int | None, point: CompressionPoint, begun: deque[Assembly]
+    ) -> Iterator[Piece | None]:
+        """The windows of each audio, in order, and None where one cannot be used; what they belong to joins `begun`."""
+        for item in audio:
+            whole = Assembly()
+            begun.append(whole)
+            try:
+                yield from self._pieces_of(item, rate, point, whole)
+            except InputError as error:
+                whole.error = error
+                yield None
+
+    def _pieces_of(self, audio: Audio, rate: int | None, point: CompressionPoint, whole: Assembly) -> Iterator[Piece]:
+        source = open_audio(audio.detach().cpu() if isinstance(audio, Tensor) else audio, rate)
+        self._say_resampled(source)
+        moments, blocks = self._measure(source)
+        frames = self.model.architecture.frames(moments.count)
+        if frames == 0:
+            length, shortest = (
+                1000 * samples / SAMPLE_RATE for samples in (moments.count, self.model.architecture.receptive_field)
+            )
+            detail = f"too short: {length:.0f} ms; it must be at least {shortest:.0f} ms"
+            raise AudioError(source.name, "too short", detail)
+        whole.begin(moments.count, frames, self.model.architecture.num_units)
+        windows = self.windows(moments.count, point)
+        first_frame = 0
+        for window, samples in zip(windows, read_windows(blocks, windows, source.name), strict=True):
+            heard = moments.normalize(samples) if self.header.normalize else samples
+            yield Piece(heard, window, first_frame, whole)
+            first_frame += window.kept.stop - window.kept.start
+
+    def _measure(self, source: AudioSource) -> tuple[Moments, Iterable[AudioArray]]:
+        """Length and level of the speech in `source`, and its blocks: those just read, unless it is long."""
+        moments = Moments()
+        held: list[AudioArray] = []
+        for block in source.blocks():
+            moments.add(block)
+            held.append(block)
+            if moments.count > self.chunk_seconds * SAMPLE_RATE:
+                held.clear()
+        return moments, held or source.blocks()
+
+    def _say_resampled(self, source: AudioSource) -> None:
+        if source.rate != SAMPLE_RATE and not self._said_resampled:
+            self._said_resampled = True
+            warnings.warn(
+                f"{source.name}: is at {source.rate:g} Hz; what is not at {SAMPLE_RATE} Hz is resampled", stacklevel=2
+            )
+
+    def _run(self, batch: Sequence[Piece], point: CompressionPoint) -> None:
+        began = time.perf_counter()
+        results = self._log_probs([piece.samples for piece in batch], point)
+        elapsed = (time.perf_counter() - began) / sum(len(piece.samples) for piece in batch)
+        for piece, log_probs in zip(batch, results, strict=True):
+            piece.put(log_probs, elapsed * len(piece.samples))
+
+    def _result(self, whole: Assembly) -> Transcript | InputError:
+        if whole.error is not None:
+            return whole.error
+        began = time.perf_counter()
+        decoded = self.decoder(whole.log_probs)
+        seconds = whole.seconds + time.perf_counter() - began
+        return Transcript(decoded.text, decoded.words, whole.log_probs, whole.samples / SAMPLE_RATE, seconds)
 
     def windows(self, samples: int, point: CompressionPoint) -> list[Window]:
         """What the network sees of audio of `samples` samples, see `plan_windows`."""
-        return plan_windows(self.model.architecture, samples, self.chunk_seconds, point.squeeze)
+        return plan_windows(self.model.architecture, samples, self.chunk_seconds, point)
 
     def _only(self, audio: Audio, rate: int | None, point: Point | None, strict: bool) -> Transcript:
         (result,) = self.recognize([audio], rate, point=point, strict=strict)
         return _unwrapped(result)
-
-    def _read(self, audio: Audio, rate: int | None) -> np.ndarray | InputError:
-        """Samples (time,) as the network wants them."""
-        name = str(audio) if isinstance(audio, str | Path) else "audio"
-        try:
-            samples = read_audio(audio.numpy(force=True) if isinstance(audio, Tensor) else audio, rate)
-        except InputError as error:
-            return error
-        if self.model.architecture.frames(len(samples)) == 0:
-            shortest = 1000 * self.model.architecture.receptive_field / SAMPLE_RATE
-            return InputError(
-                f"{name}: too short: {1000 * len(samples) / SAMPLE_RATE:.0f} ms; it must be at least {shortest:.0f} ms"
-            )
-        return normalize(samples) if self.header.normalize else samples
-
-    def _recognize_group(
-        self, group: Sequence[np.ndarray | InputError], batch_size: int, point: CompressionPoint
-    ) -> Iterator[Transcript | InputError]:
-        windows = {
-            (index, part): (samples[window.samples], window.kept)
-            for index, samples in enumerate(group)
-            if not isinstance(samples, InputError)
-            for part, window in enumerate(self.windows(len(samples), point))
-        }
-        by_length = sorted(windows, key=lambda key: -len(windows[key][0]))
-        pieces: dict[tuple[int, int], Tensor] = {}
-        seconds = [0.0] * len(group)
-        for start in range(0, len(by_length), batch_size):
-            keys = by_length[start : start + batch_size]
-            batch = [windows[key][0] for key in keys]
-            began = time.perf_counter()
-            log_probs = self._log_probs(batch, point)
-            elapsed = (time.perf_counter() - began) / sum(map(len, batch))
-            for key, samples, frames in zip(keys, batch, log_probs, strict=True):
-                pieces[key] = frames[windows[key][1]]
-                seconds[key[0]] += elapsed * len(samples)
-        for index, item in enumerate(group):
-            if isinstance(item, InputError):
-                yield item
-                continue
-            whole = torch.cat([pieces[key] for key in windows if key[0] == index])
-            text = self.header.units.decode(greedy_ctc(whole))
-            yield Transcript(text, whole, len(item) / SAMPLE_RATE, seconds[index])
 
     @torch.inference_mode()
     def _log_probs(self, batch: Sequence[np.ndarray], point: CompressionPoint) -> list[Tensor]:
@@ -281,12 +285,12 @@ def _unwrapped(result: Transcript | InputError) -> Transcript:
     return result
 
 
-def _precision(precision: str, model_file: ModelFile, path: str | Path) -> str:
+def _precision(precision: str, model_file: ModelFile, path: str | Path, device: torch.device) -> str:
     quantized = model_file.header.quantization is not None
     if precision not in get_args(Precision):
         raise InputError(f"precision {precision!r} is not known; it must be one of {', '.join(get_args(Precision))}")
     if precision == "auto":
-        return "int8" if quantized else "fp32"
+        return "int8" if quantized else "bf16" if half_precision(device) == torch.bfloat16 else "fp32"
     if precision == "int8" and not quantized:
         raise InputError(f"{path}: not an int8 model: make one with `w2v-compress quantize`")
     if precision != "int8" and quantized:

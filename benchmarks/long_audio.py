@@ -1,0 +1,165 @@
+"""Peak memory and time of long files against a short one, and what the seams between windows change.
+
+    python benchmarks/long_audio.py path/to/recordings
+
+Recordings of a folder, in an order drawn by the seed, are joined into files of 60 s and of `--hours`. `w2v-compress
+transcribe` runs on each in a process of its own. A third file is transcribed in windows and in one pass, and the best
+labels of the frames are compared: of all, and of those further from a seam than the context that windows overlap by.
+Without --model the weights are random, on which memory and time do not depend. Exit status 1 when the long file takes
+over 300 MB more than the short one.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from w2v_compress.console import megabytes, print_table
+from w2v_compress.data.audio import SAMPLE_RATE, read_audio
+from w2v_compress.errors import InputError
+from w2v_compress.files import write_json
+from w2v_compress.runtime.fairseq_checkpoint import export_random
+from w2v_compress.runtime.recognizer import Recognizer
+from w2v_compress.runtime.windows import CHUNK_SECONDS, CONTEXT_SECONDS
+
+SHORT_SECONDS = 60.0
+MOST_GROWTH = 300_000_000
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+def join_recordings(recordings: list[Path], seconds: float, path: Path, generator: np.random.Generator) -> None:
+    """Write recordings, drawn one after the other, as a 16 kHz wav file of `seconds`."""
+    missing = round(seconds * SAMPLE_RATE)
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
+        while missing:
+            samples = read_audio(recordings[generator.integers(len(recordings))])[:missing]
+            file.write(samples)
+            missing -= len(samples)
+
+
+def transcribe_alone(model: Path, audio: Path, options: list[str]) -> dict[str, Any]:
+    """What `w2v-compress transcribe` says of one file, in a process of its own."""
+    report = audio.with_suffix(".json")
+    program = [sys.executable, "-c", "from w2v_compress.cli import main; main()"]
+    began = time.perf_counter()
+    command = [*program, "transcribe", model, audio, "--json", report, *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    elapsed = time.perf_counter() - began
+    values = json.loads(report.read_text())
+    (transcript,) = values["transcripts"]
+    return {
+        "audio_seconds": transcript["audio_seconds"],
+        "peak_memory_bytes": values["peak_memory_bytes"],
+        "compute_seconds": transcript["compute_seconds"],
+        "real_time_factor": transcript["compute_seconds"] / transcript["audio_seconds"],
+        "process_seconds": elapsed,
+        "characters": len(transcript["text"]),
+        "precision": values["precision"],
+        "machine": values["machine"],
+    }
+
+
+def compare_with_one_pass(recognizer: Recognizer, audio: Path) -> dict[str, Any]:
+    """Shares of the frames of `audio` whose best label is the same in windows and in one pass."""
+    samples = read_audio(audio)
+    point = recognizer.checked_point()
+    windows = recognizer.windows(len(samples), point)
+    joined = recognizer.emissions(samples, SAMPLE_RATE)
+    recognizer.chunk_seconds = math.inf
+    whole = recognizer.emissions(samples, SAMPLE_RATE)
+    equal = joined.argmax(-1) == whole.argmax(-1)
+    frames = torch.arange(len(equal))
+    seams = list(accumulate(window.kept.stop - window.kept.start for window in windows))[:-1]
+    context = CONTEXT_SECONDS * SAMPLE_RATE / recognizer.model.architecture.samples_per_frame
+    away = torch.stack([(frames - seam).abs() > context for seam in seams]).all(0)
+    return {
+        "audio_seconds": len(samples) / SAMPLE_RATE,
+        "windows": len(windows),
+        "frames": len(equal),
+        "frames_away_from_seams": int(away.sum()),
+        "equal_best_label": float(equal.float().mean()),
+        "equal_best_label_away_from_seams": float(equal[away].float().mean()),
+        "largest_log_probability_difference_away_from_seams": float((joined - whole)[away].abs().max()),
+    }
+
+
+def show(files: list[dict[str, Any]], seams: dict[str, Any]) -> None:
+    """The figures, for people."""
+    rows = [
+        [f"{file['audio_seconds']:g} s", megabytes(file["peak_memory_bytes"]), f"{file['real_time_factor']:.4f}"]
+        for file in files
+    ]
+    print_table(f"Each in a process of its own, {files[0]['precision']}", ["file", "peak memory", "RTF"], rows)
+    print(f"growth: {megabytes(files[1]['peak_memory_bytes'] - files[0]['peak_memory_bytes'])}")
+    print(
+        f"best label as in one pass over {seams['audio_seconds']:g} s: {seams['equal_best_label']:.2%} of all frames, "
+        f"{seams['equal_best_label_away_from_seams']:.2%} of those over {CONTEXT_SECONDS:g} s from a seam"
+    )
+
+
+def main() -> None:
+    """Measure, show and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where recordings are, at any depth")
+    parser.add_argument("--model", type=Path, help="a model file; by default random weights")
+    parser.add_argument("--architecture", default="base", help="of the random weights")
+    parser.add_argument("--hours", type=float, default=1.0, help="of the long file")
+    parser.add_argument("--compared-seconds", type=float, default=90.0, help="of the file for one pass; over 30")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/long_audio.json"))
+    arguments = parser.parse_args()
+    if arguments.compared_seconds <= CHUNK_SECONDS:
+        parser.error(f"--compared-seconds must be over {CHUNK_SECONDS:g}, the length of a window")
+    recordings = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not recordings:
+        sys.exit(f"{arguments.folder}: holds no recordings ({', '.join(SUFFIXES)})")
+    options = ["--precision", arguments.precision]
+    options += ["--threads", str(arguments.threads)] if arguments.threads else []
+    generator = np.random.default_rng(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = arguments.model or folder / "random.safetensors"
+        if not arguments.model:
+            export_random(arguments.architecture, model, arguments.seed)
+        paths = [folder / f"{part}.wav" for part in ("short", "long", "compared")]
+        lengths = (SHORT_SECONDS, 3600 * arguments.hours, arguments.compared_seconds)
+        for path, seconds in zip(paths, lengths, strict=True):
+            join_recordings(recordings, seconds, path, generator)
+        files = [transcribe_alone(model, path, options) for path in paths[:2]]
+        recognizer = Recognizer.load(model, precision=arguments.precision, threads=arguments.threads)
+        seams = compare_with_one_pass(recognizer, paths[2])
+    show(files, seams)
+    growth = files[1]["peak_memory_bytes"] - files[0]["peak_memory_bytes"]
+    machines = [file.pop("machine") for file in files]
+    result = {
+        "command": "python benchmarks/long_audio.py FOLDER",
+        "recordings": f"{len(recordings)} of {arguments.folder.resolve().name}",
+        "model": arguments.model.name if arguments.model else f"{arguments.architecture}, random weights",
+        "seed": arguments.seed,
+        "machine": machines[0],
+        "files": files,
+        "growth_bytes": growth,
+        "seams": seams,
+    }
+    write_json(arguments.json, result)
+    if growth > MOST_GROWTH:
+        sys.exit(f"the long file takes {megabytes(growth)} more than the short one: over {megabytes(MOST_GROWTH)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

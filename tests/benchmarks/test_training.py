@@ -1,0 +1,52 @@
+"""The benchmark of training, on a small network: stock fairseq and ours under fairseq's trainer."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from w2v_compress.nn.architecture import ARCHITECTURES, Architecture
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
+SMALL = Architecture(
+    conv_layers=((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2),
+    encoder_layers=2,
+    encoder_embed_dim=128,  # channel masks are 64 wide
+    encoder_ffn_embed_dim=64,
+    encoder_attention_heads=2,
+    conv_pos=16,
+    conv_pos_groups=4,
+)
+
+
+def test_stock_and_ours_are_trained_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "small", SMALL)
+    monkeypatch.setenv("COLUMNS", "150")
+    report = tmp_path / "report.json"
+    arguments = ["--architecture", "small", "--points", "1,1,1 2,1,1 1,1,2", "--batch", "2", "--seconds", "0.6"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, "--repeats", "3", "--json", str(report)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "updates per s" in capfd.readouterr().out
+    values = json.loads(report.read_text())
+    rows = values["updates"]
+    everywhere = ["1,1,1", "2,1,1", "1,1,2", "sampled"]
+    assert [(row["kind"], row["model"], row["point"]) for row in rows] == [
+        ("pre-training", "wav2vec2", "1,1,1"),
+        *(("pre-training", "stochastic_sew", point) for point in everywhere),
+        *(("pre-training", "pooled_transformer", point) for point in ("1,1,1", "1,1,2", "sampled")),
+        ("fine-tuning", "wav2vec_ctc", "1,1,1"),
+        *(("fine-tuning", "compressed_ctc", point) for point in everywhere),
+    ]
+    for row in rows:
+        stock = next(other for other in rows if other["kind"] == row["kind"])
+        assert len(row["times"]) == 3
+        expected = sum(row["times"]) / 3 if row["point"] == "sampled" else sorted(row["times"])[1]
+        assert row["milliseconds"] == pytest.approx(expected)
+        assert row["times_faster"] == pytest.approx(stock["milliseconds"] / row["milliseconds"])
+        assert row["audio_per_second"] == pytest.approx(1.2 * row["updates_per_second"])
+        assert row["peak_bytes"] is None
+    assert (values["device"], values["precision"]) == ("cpu", "fp32")
