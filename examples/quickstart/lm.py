@@ -1,0 +1,155 @@
+"""What a language model adds to the shipped teacher: greedy decoding against beam search, on the test prompts.
+
+    python examples/quickstart/lm.py    # a minute on one core; needs the extra [lm]
+
+The language model is a bigram of the training prompts' texts alone, with absolute discounting (Ney, Essen and Kneser
+1994, "On Structuring Probabilistic Dependences in Stochastic Language Modelling"), written as ARPA. Its weight and the
+word score are those with the fewest word errors on the dev prompts. Files go to out/, the figures to out/lm.json.
+"""
+
+import dataclasses
+import itertools
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from w2v_compress.console import megabytes
+from w2v_compress.data.manifest import read_manifest
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.machine import describe_machine, peak_memory
+from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate, word_errors
+from w2v_compress.files import replacing, write_json
+from w2v_compress.runtime.decoding import Decoder, GreedyDecoder
+from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
+from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.runtime.recognizer import Recognizer
+
+HERE = Path(__file__).resolve().parent
+TEACHER = HERE / "teacher" / "teacher.pt"
+LM_WEIGHTS = (1.0, 2.0, 3.0, 4.0, 5.0)
+WORD_SCORES = (0.0, 2.0, 4.0, 6.0, 8.0)
+HOUR_FRAMES = 3600 * 50
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+
+
+def bigram_arpa(texts: Iterable[str]) -> str:
+    """The ARPA file of an interpolated bigram: what is taken from each count goes to the unigrams."""
+    sentences = [[BEGIN, *text.split(), END] for text in texts]
+    words = Counter(word for sentence in sentences for word in sentence[1:])
+    pairs = Counter(pair for sentence in sentences for pair in itertools.pairwise(sentence))
+    followed = Counter(first for first, _ in pairs.elements())
+    successors = Counter(first for first, _ in pairs)
+    total, word_discount, pair_discount = words.total(), discount(words), discount(pairs)
+    unigrams = {word: (count - word_discount) / total for word, count in words.items()}
+    unigrams[UNKNOWN] = word_discount * len(words) / total
+    backoffs = {first: pair_discount * successors[first] / followed[first] for first in followed}
+    bigrams = {
+        (first, second): (count - pair_discount) / followed[first] + backoffs[first] * unigrams[second]
+        for (first, second), count in pairs.items()
+    }
+    lines = ["\\data\\", f"ngram 1={len(unigrams) + 1}", f"ngram 2={len(bigrams)}", "", "\\1-grams:"]
+    lines.append(f"-99\t{BEGIN}\t{math.log10(backoffs[BEGIN]):.6f}")
+    for word, probability in sorted(unigrams.items()):
+        lines.append(f"{math.log10(probability):.6f}\t{word}\t{math.log10(backoffs.get(word, 1)):.6f}")
+    lines += ["", "\\2-grams:"]
+    lines += [f"{math.log10(probability):.6f}\t{' '.join(pair)}" for pair, probability in sorted(bigrams.items())]
+    return "\n".join([*lines, "", "\\end\\", ""])
+
+
+def discount(counts: Counter[Any]) -> float:
+    """What is taken from every count, by how many are 1 and 2 (Ney, Essen and Kneser 1994)."""
+    once, twice = (sum(count == times for count in counts.values()) for times in (1, 2))
+    return once / (once + 2 * twice)
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """What the network gives for a subset: decoders differ in what they make of it."""
+
+    texts: list[str]
+    log_probs: list[Tensor]
+
+    @classmethod
+    def of(cls, recognizer: Recognizer, data: Path, subset: str) -> "Emissions":
+        utterances = read_manifest(data, subset)
+        return cls([each.text for each in utterances], [recognizer.emissions(each.path) for each in utterances])
+
+    def errors(self, decoder: Decoder) -> ErrorCounts:
+        return word_errors(self.texts, [decoder(each).text for each in self.log_probs])
+
+    def hour(self, decoder: Decoder) -> dict[str, float]:
+        """What an hour of this costs, repeated as often as it takes: the decoder's processor time and memory."""
+        whole = torch.cat(self.log_probs)
+        whole = whole.repeat(-(-HOUR_FRAMES // len(whole)), 1)[:HOUR_FRAMES].contiguous()
+        before, began = peak_memory("cpu"), time.process_time()
+        words = len(decoder(whole).words)
+        seconds = time.process_time() - began
+        return {"words": words, "processor_seconds": seconds, "added_bytes": peak_memory("cpu") - before}
+
+
+def run(out: Path) -> None:
+    data, model, lm, lexicon = (out / name for name in ("data", "teacher.safetensors", "bigram.arpa", "lexicon.txt"))
+    out.mkdir(exist_ok=True)
+    if not (data / "test.tsv").exists():
+        print(prepare("csv", HERE / "corpus", data).closing_line())
+    if not model.exists():
+        export_checkpoint(TEACHER, model)
+    training = [utterance.text for utterance in read_manifest(data, "train")]
+    with replacing(lm) as temporary:
+        temporary.write_text(bigram_arpa(training), encoding="utf-8")
+    with replacing(lexicon) as temporary:
+        temporary.write_text("\n".join(sorted(set(" ".join(training).split()))), encoding="utf-8")
+    recognizer = Recognizer.load(model, precision="fp32")
+    header = recognizer.header
+    search = partial(BeamSearchDecoder, header.units, header.seconds_per_frame)
+    dev, test = Emissions.of(recognizer, data, "dev"), Emissions.of(recognizer, data, "test")
+    grid = [
+        BeamOptions(lm_weight=lm_weight, word_score=word_score)
+        for lm_weight, word_score in itertools.product(LM_WEIGHTS, WORD_SCORES)
+    ]
+    dev_rates = [dev.errors(search(lm=lm, options=options)).rate for options in grid]
+    best = grid[dev_rates.index(min(dev_rates))]
+    decoders = {
+        "greedy": GreedyDecoder(header.units, header.seconds_per_frame),
+        "beam search alone": search(),
+        "with the lexicon": search(lexicon=lexicon),
+        "with the bigram": search(lm=lm, options=best),
+    }
+    counts = {name: test.errors(decoder) for name, decoder in decoders.items()}
+    hour = test.hour(decoders["with the bigram"])
+    difference = compare(counts["greedy"], counts["with the bigram"])
+    rates = {name: error_rate(each) for name, each in counts.items()}
+    for name, rate in rates.items():
+        print(f"{name:>17}: {rate.percent()}")
+    print(f"bigram minus greedy: {difference.percent()}; chosen on dev: {best}")
+    print(f"an hour: {hour['processor_seconds']:.0f} s of processor time, {megabytes(hour['added_bytes'])}")
+    results = {
+        "command": "python examples/quickstart/lm.py",
+        "test_wer": {name: dataclasses.asdict(rate) for name, rate in rates.items()},
+        "bigram_minus_greedy": dataclasses.asdict(difference),
+        "chosen_on_dev": dataclasses.asdict(best),
+        "dev_wer": [
+            {"lm_weight": options.lm_weight, "word_score": options.word_score, "wer": rate}
+            for options, rate in zip(grid, dev_rates, strict=True)
+        ],
+        "hour_with_the_bigram": hour,
+        "machine": describe_machine(),
+    }
+    write_json(out / "lm.json", results)
+
+
+if __name__ == "__main__":
+    try:
+        run(HERE / "out")
+    except InputError as error:
+        sys.exit(f"quickstart: {error}")

@@ -1,0 +1,86 @@
+"""Greedy decoding and its times, against the definition, transformers and sentencepiece."""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from w2v_compress.data.units import SPECIALS, Units
+from w2v_compress.runtime.decoding import Decoded, GreedyDecoder, Word
+
+HOP = 0.02
+
+
+def one_hot(path: Iterable[int], units: Units) -> Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(list(path)), len(units.symbols)).float()
+
+
+def test_text_equals_the_definition_on_every_short_path() -> None:
+    units = Units("letter", (*SPECIALS, "|", "A"))
+    decoder = GreedyDecoder(units, HOP)
+    for path in itertools.product(range(6), repeat=4):
+        collapsed = [unit for unit, _ in itertools.groupby(path)]
+        decoded = decoder(one_hot(path, units))
+        assert decoded.text == units.decode(collapsed)
+        assert decoded.text == " ".join(word.text for word in decoded.words)
+        assert not any(special in decoded.text for special in SPECIALS)
+
+
+def test_words_and_times_are_those_of_transformers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    units = Units.letters()
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text(json.dumps({symbol: unit for unit, symbol in enumerate(units.symbols)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(vocabulary), pad_token="<s>", word_delimiter_token="|")
+    decoder = GreedyDecoder(units, HOP)
+    generator = torch.Generator().manual_seed(1)
+    spoken = torch.tensor([0, *range(len(SPECIALS), 12)])  # the blank, `|` and seven letters
+    for length in (1, 7, 50, 400):
+        path = spoken[torch.randint(len(spoken), (length,), generator=generator)].repeat_interleave(
+            torch.randint(1, 4, (length,), generator=generator)
+        )
+        expected = tokenizer.decode(path, output_word_offsets=True)
+        decoded = decoder(one_hot(path.tolist(), units))
+        assert decoded.text == " ".join(expected.text.split())
+        assert [(word.text, word.start, word.end) for word in decoded.words] == [
+            (word["word"], pytest.approx(HOP * word["start_offset"]), pytest.approx(HOP * word["end_offset"]))
+            for word in expected.word_offsets
+            if word["word"]
+        ]
+
+
+def test_sentencepiece_words_begin_with_the_piece_that_begins_them() -> None:
+    units = Units.train_sentencepiece(["the cat sat", "a cat sat on the mat", "that hat"], 14)
+    texts = ("the cat sat", "a mat on that", "that a a hat")
+    decoder = GreedyDecoder(units, HOP)
+    for text in texts:
+        path, bounds = [0, 0], []
+        for word in text.split():
+            first = len(path)
+            for piece in units.encode(word):
+                path += [piece, piece, 0]  # two frames each, then a blank
+            bounds.append((word, first, len(path) - 1))
+        decoded = decoder(one_hot([*path, 0], units))
+        assert decoded.text == text
+        lone = len(units.word_separator)
+        for word, (expected, first, last) in zip(decoded.words, bounds, strict=True):
+            begins_alone = len(units.symbols[path[first]]) == lone  # a piece of the separator alone sounds like nothing
+            assert word == Word(expected, round(HOP * (first + 3 * begins_alone), 6), round(HOP * last, 6))
+
+
+def test_nothing_was_said() -> None:
+    units = Units.letters()
+    decoder = GreedyDecoder(units, HOP)
+    assert decoder(torch.zeros(0, 32)) == Decoded("", ())
+    assert decoder(one_hot([0] * 50, units)) == Decoded("", ())
+    assert decoder(one_hot([0, 4, 4, 1, 2, 3, 4, 0], units)) == Decoded("", ())
+
+
+def test_the_last_word_needs_no_end() -> None:
+    units = Units.letters()
+    (frames,) = (units.encode("AT"),)
+    assert GreedyDecoder(units, 0.01)(one_hot([*frames[:-1], frames[1]], units)).words == (Word("AT", 0.0, 0.03),)
