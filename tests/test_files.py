@@ -1,12 +1,14 @@
 import json
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from w2v_compress.errors import InputError
-from w2v_compress.files import replacing, write_json
+from w2v_compress.files import creating_folder, replacing, replacing_together, write_json
 
 
 def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -72,3 +74,50 @@ def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text(encoding="utf-8"))["text"] == "é"
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_text("old")
+    (tmp_path / "model.bin").write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), replacing_together(path) as temporary:
+        fail_after_writing(temporary.with_suffix(".bin"))
+    assert [(tmp_path / name).read_text() for name in sorted(os.listdir(tmp_path))] == ["old", "old"]
+    with replacing_together(path) as temporary:
+        assert temporary.name == "model.xml"
+        temporary.with_suffix(".bin").write_text("new")
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]
+    assert [(tmp_path / name).read_text() for name in os.listdir(tmp_path)] == ["new", "new"]
+
+
+def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with pytest.raises(RuntimeError, match="halfway"), creating_folder(path) as temporary:
+        fail_after_writing(temporary / "file")
+    assert os.listdir(tmp_path) == []
+    path.mkdir()
+    with creating_folder(path) as temporary:
+        (temporary / "file").write_text("new")
+        assert os.listdir(path) == []
+    assert os.listdir(tmp_path) == ["folder"]
+    assert (path / "file").read_text() == "new"
+    with (
+        pytest.raises(InputError, match="cannot be written: it exists and is not an empty folder"),
+        creating_folder(path),
+    ):
+        pytest.fail("entered")
+
+
+@pytest.mark.parametrize("write", [replacing_together, creating_folder])
+def test_folders_and_several_files_name_what_is_wrong(
+    write: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="absent does not exist"), write(tmp_path / "absent" / "out"):
+        pytest.fail("entered")
+    with pytest.raises(InputError, match="out: cannot be written: No space left on device"), write(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="a library"), write(tmp_path / "out"):
+        raise OSError("a library cannot be loaded")
+    assert os.listdir(tmp_path) == []

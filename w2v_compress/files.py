@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,53 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_together(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a result of several files: the temporary path has the name of `path` in a folder of its own.
+
+    All files written to that folder take their places beside `path`, and `path` comes last.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: cannot be written: it exists and is not a plain file")
+    with _temporary_folder(path, target) as folder:
+        yield folder / target.name
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+            os.replace(file, target.with_name(file.name))
+
+
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which becomes `path` on success and is removed on any failure.
+
+    Raises `InputError` that names `path` when it cannot be written, or is there already and not an empty folder: what
+    else may be in a folder is not ours to remove.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"{path}: cannot be written: it exists and is not an empty folder")
+    with _temporary_folder(path, target) as folder:
+        yield folder
+        os.replace(folder, target)
+
+
+@contextmanager
+def _temporary_folder(path: Path, target: Path) -> Iterator[Path]:
+    """Beside `target`, the absolute form of `path`; removed in the end."""
+    if not target.parent.is_dir():
+        raise InputError(f"{path}: cannot be written: the folder {target.parent} does not exist")
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # not `tempfile`, as above
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        if error.errno is None:  # not of the system: a library that cannot be loaded, say
+            raise
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -66,6 +66,11 @@ class Header:
             raise InputError("`quantization` must be null or have a `scheme`")
 
     @property
+    def seconds_per_frame(self) -> float:
+        """From one row of the network's output to the next: 0.02 in the published models."""
+        return self.architecture.samples_per_frame / self.sample_rate
+
+    @property
     def trained_points(self) -> str:
         """The space in words: points, or the factors whose combinations they are."""
         if self.space.points:

@@ -1,0 +1,116 @@
+"""The network as a graph for other runtimes: one compression point, any batch and length, normalization inside."""
+
+import json
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ... import __version__
+from ...nn.compression import CompressionPoint
+from ...nn.encoder import WeightNormConvolution
+from ...nn.feature_extractor import ChannelNorm, ExtractorLayer, strided_windows, valid_mask
+from ..model_file import Header, ModelFile
+
+INPUTS = ("audio", "lengths")
+OUTPUTS = ("logits", "frames")
+
+
+class ExtractorProducts(nn.Module):
+    """`ExtractorLayer` with the matrices of its products worked out, one sequence of operations for every machine."""
+
+    def __init__(self, layer: ExtractorLayer) -> None:
+        super().__init__()
+        convolution: Any = layer.get_submodule("0")
+        self.kernel, self.stride = layer.kernel, layer.stride
+        self.bias: Tensor | None = convolution.bias
+        self.matrices = nn.ParameterList(
+            nn.Parameter(matrix.contiguous(), requires_grad=False) for matrix in convolution.matrices()
+        )
+        self.norm: nn.Module = nn.Identity()
+        if layer.norm != "none":
+            self.norm = layer.get_submodule("2" if layer.norm == "group" else "2.1")
+
+    def fold(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`ExtractorLayer.fold`"""
+        if not isinstance(self.norm, ChannelNorm):
+            return None
+        (windows,) = strided_windows(x, self.kernel, self.stride)
+        return self.norm.fold(windows, self.matrices[0], lengths)
+
+    def forward(self, x: Tensor, folded: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(batch, time, in) and what `fold` gave -> (batch, frames, out)"""
+        windows, matrices = list(strided_windows(x, self.kernel, self.stride)), list(self.matrices)
+        if folded is not None:
+            factor, offset = folded
+            return F.gelu(windows[0] @ factor + offset)
+        out = F.linear(windows[0], matrices[0], self.bias)
+        for window, matrix in zip(windows[1:], matrices[1:], strict=True):
+            out = out + F.linear(window, matrix)
+        return F.gelu(self.norm(out))
+
+
+class PositionalConvolution(nn.Module):
+    """`WeightNormConvolution` with the norm worked into the weight, and its shapes."""
+
+    def __init__(self, convolution: WeightNormConvolution) -> None:
+        super().__init__()
+        self.groups, self.bias = convolution.groups, convolution.bias
+        self.weight = nn.Parameter(convolution.effective_weight(), requires_grad=False)
+
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        frames = (x.shape[1] + stride - 1) // stride
+        x = F.conv1d(x.transpose(1, 2), self.weight, self.bias, stride, self.weight.shape[2] // 2, groups=self.groups)
+        return x[:, :, :frames].transpose(1, 2)
+
+
+class Graph(nn.Module):
+    """Recorded audio (batch, samples) at 16 kHz and valid samples (batch,) int64 -> logits (batch, frames, units) and
+    valid frames (batch,) int64, at one point."""
+
+    def __init__(self, model: ModelFile, point: CompressionPoint) -> None:
+        super().__init__()
+        self.network = model.build()
+        self.point, self.normalize = point, model.header.normalize
+        for name, module in list(self.network.named_modules()):
+            if isinstance(module, ExtractorLayer):
+                self.network.set_submodule(name, ExtractorProducts(module))
+            elif isinstance(module, WeightNormConvolution):
+                self.network.set_submodule(name, PositionalConvolution(module))
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.normalize:
+            audio = masked_normalize(audio, lengths)
+        return self.network(audio, lengths, self.point)
+
+    def trace(self) -> torch.export.ExportedProgram:
+        """The graph of all batches and lengths; a short batch stands for them."""
+        architecture = self.network.architecture
+        samples = architecture.receptive_field + 49 * architecture.samples_per_frame + 1
+        example = torch.zeros(2, samples), torch.tensor([samples, samples - architecture.samples_per_frame])
+        dynamic = torch.export.Dim.DYNAMIC
+        sizes = {"audio": {0: dynamic, 1: dynamic}, "lengths": {0: dynamic}}
+        return torch.export.export(self.eval(), example, dynamic_shapes=sizes)
+
+
+def masked_normalize(audio: Tensor, lengths: Tensor) -> Tensor:
+    """`data.audio.normalize` of each row's valid samples; the rest becomes 0. (batch, samples), (batch,)"""
+    valid = valid_mask(lengths, audio.shape[1])
+    count = lengths.unsqueeze(1).to(audio)
+    centred = (audio - (audio * valid).sum(1, keepdim=True) / count) * valid
+    return centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()
+
+
+def description(header: Header, point: CompressionPoint) -> dict[str, str]:
+    """What to know to use the graph, as the metadata of the exported file has it; docs/export.md."""
+    return {
+        "w2v_compress": __version__,
+        "units": json.dumps(header.units.symbols, ensure_ascii=False),
+        "unit_kind": header.units.kind,
+        "blank": "0",
+        "point": str(point),
+        "sample_rate": str(header.sample_rate),
+        "samples_per_frame": str(header.architecture.samples_per_frame),
+        "shortest_samples": str(header.architecture.receptive_field),
+    }

@@ -1,0 +1,80 @@
+"""What is exported, and what all formats have in common."""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...errors import InputError
+from ...nn.compression import CompressionPoint
+from ...quantization.scheme import widened_state
+from ..model_file import ModelFile, read_model
+from ..recognizer import Point, Recognizer
+from .parity import Difference
+
+
+@dataclass(frozen=True)
+class Source:
+    """A floating-point recognizer and the point to export it at."""
+
+    model: ModelFile
+    point: CompressionPoint
+    widened: bool
+    """The file is int8: its weights are what they are there, in fp32; activations are not quantized."""
+
+    @classmethod
+    def read(cls, path: Path, point: Point | None, strict: bool) -> "Source":
+        """From a model file; `point` and `strict` are those of `Recognizer.checked_point`."""
+        model = read_model(path)
+        widened = model.header.quantization is not None
+        if widened:
+            model = ModelFile(replace(model.header, quantization=None), widened_state(model.state))
+        chosen = Recognizer(model.build(), model.header).checked_point(point, strict=strict)
+        return cls(model, chosen, widened)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and how far it is from our network in fp32."""
+
+    source: Source
+    files: tuple[Path, ...]
+    difference: Difference
+    int8: Difference | None = None
+    """Of the file in int8, where that is what was written; `difference` is then that of the file it was made from."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raises `InputError` that names the pip extra when a package is missing or cannot be imported."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(f"this format needs {package} ({error}): pip install 'w2v-compress[{extra}]'") from None
+
+
+def check_suffix(out: Path, suffix: str) -> None:
+    """Raises `InputError` when the name of `out` does not end with `suffix`."""
+    if out.suffix != suffix:
+        raise InputError(f"{out}: its name must end with {suffix}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Within, libraries neither warn nor log: what they say is about their own insides, and parity is checked after."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
