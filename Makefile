@@ -4,22 +4,24 @@
 #   make install PYTHON=/path/to/python3.11
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    connected digits: the distillation chain, three seeds
 #   make stochastic FSDD=/path/to/free-spoken-digit-dataset    digits: one elastic model against fixed ones, three seeds
+#   make benchmark ARCHITECTURE=base    our runtime against others, JSON and plot in outputs/
 # pip's own settings apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives torch without CUDA.
 
 PYTHON ?=
 QUICK ?=
 PYTEST_FLAGS ?=
 FSDD ?=
+ARCHITECTURE ?= base
 TEST_WORKERS ?= 2
 
 PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fsdd stochastic clean
+.PHONY: help install demo test lint fsdd stochastic benchmark clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,7p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,8p
 
 install: $(STAMP)
 
@@ -49,6 +51,11 @@ fsdd: $(STAMP)
 stochastic: $(STAMP)
 	@if [ -z "$(FSDD)" ]; then echo "make stochastic FSDD=FOLDER: the folder of the Free Spoken Digit Dataset" >&2; exit 1; fi
 	$(PY) examples/stochastic/run.py fsdd "$(FSDD)" $(if $(QUICK),--quick)
+
+benchmark: $(STAMP)
+	mkdir -p outputs
+	.venv/bin/w2v-compress benchmark --architecture "$(ARCHITECTURE)" --peers all \
+	  --json "outputs/benchmark-$(ARCHITECTURE).json" --plot "outputs/benchmark-$(ARCHITECTURE).png"
 
 test: lint
 	$(PY) -m pytest -n $(TEST_WORKERS) $(PYTEST_FLAGS)

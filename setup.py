@@ -25,8 +25,14 @@ ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 PLOT = ["matplotlib>=3.8"]
 ENERGY = ["codecarbon>=3.3,<4"]  # evaluation/energy.py reads which of the tracker's meters is in use
 SLURM = ["hydra-submitit-launcher>=1.2"]
+ONNX = ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.22"]
+OPENVINO = ["openvino>=2025.3"]
+TRANSFORMERS = ["transformers>=5,<6"]
+LM = ["flashlight-text>=0.0.7"]  # KenLM is part of its wheels
+PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # what `benchmark` compares with
 # setuptools: tests install copies
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1", *PLOT, *SLURM]
+TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=70.1"]
+TEST = [*TOOLS, *PLOT, *SLURM, *PEERS, *LM]
 
 setup(
     name="w2v-compress",
@@ -53,7 +59,18 @@ setup(
         "rich>=13",
         "typer>=0.12",
     ],
-    extras_require={"plot": PLOT, "energy": ENERGY, "slurm": SLURM, "test": TEST, "dev": TEST},
+    extras_require={
+        "plot": PLOT,
+        "energy": ENERGY,
+        "slurm": SLURM,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
+        "transformers": TRANSFORMERS,
+        "lm": LM,
+        "peers": PEERS,
+        "test": TEST,
+        "dev": TEST,
+    },
     entry_points={"console_scripts": ["w2v-compress = w2v_compress.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

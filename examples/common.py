@@ -28,6 +28,7 @@ from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
 from w2v_compress.files import replacing, write_json
+from w2v_compress.runtime.model_file import read_header
 from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()
@@ -158,6 +159,15 @@ def write_listing(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
     return folder
 
 
+def load_exact(model: Path) -> Recognizer:
+    """The recognizer in `model` in the precision of its weights.
+
+    Left to itself it would take what the machine is fast in, and figures of two machines would differ.
+    """
+    quantized = read_header(model).quantization is not None
+    return Recognizer.load(model, precision="int8" if quantized else "fp32")
+
+
 def count_errors(
     model: Path, data: Path, subset: str, point: str | None = None, of: Literal["words", "characters"] = "words"
 ) -> ErrorCounts:
@@ -171,7 +181,7 @@ def count_errors(
         torch.set_num_threads(1)
         with warnings.catch_warnings():  # of points that the model was not trained for: baselines are to run there
             warnings.simplefilter("ignore", UserWarning)
-            report = evaluate(Recognizer.load(model), read_manifest(data, subset), point=point)
+            report = evaluate(load_exact(model), read_manifest(data, subset), point=point)
         counts = report.word_counts if of == "words" else report.character_counts
         write_json(kept, {"errors": counts.errors.tolist(), of: counts.lengths.tolist()})
     read = json.loads(kept.read_text(encoding="utf-8"))

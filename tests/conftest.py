@@ -101,7 +101,7 @@ def wav(tmp_path: Path) -> Callable[..., Path]:
 def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
     """A manifest folder whose subset `dev` holds two utterances; the tiny model writes all words but one of them."""
     paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]
-    texts = Recognizer.load(tiny_path).transcribe(paths)
+    texts = Recognizer.load(tiny_path, precision="fp32").transcribe(paths)
     texts[0] += " MORE"
     folder = tmp_path / "data"
     folder.mkdir()
@@ -210,3 +210,25 @@ def two_processes() -> Callable[..., str]:
         return done.stdout + done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def arpa_log10() -> Callable[[Path, str], list[float]]:
+    """arpa_log10(path, text) gives log10 of each word of `text` and of the sentence's end, by the definition of ARPA's
+    back-off (Katz 1987)."""
+
+    def scores(path: Path, text: str) -> list[float]:
+        rows = [line.split("\t") for line in path.read_text().splitlines() if line.count("\t")]
+        log_probs = {tuple(row[1].split()): float(row[0]) for row in rows}
+        backoffs = {tuple(row[1].split()): float(row[2]) for row in rows if len(row) == 3}
+        order = max(map(len, log_probs))
+
+        def score(history: tuple[str, ...], word: str) -> float:
+            if (*history, word) in log_probs:
+                return log_probs[*history, word]
+            return backoffs.get(history, 0.0) + score(history[1:], word)
+
+        known = [word if (word,) in log_probs else "<unk>" for word in ("<s>", *text.split(), "</s>")]
+        return [score(tuple(known[max(0, place + 1 - order) : place]), known[place]) for place in range(1, len(known))]
+
+    return scores

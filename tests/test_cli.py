@@ -26,6 +26,7 @@ def test_help_version_and_user_dir(run: Run) -> None:
         "prepare",
         "train",
         "export",
+        "import",
         "info",
         "quantize",
         "transcribe",

@@ -14,7 +14,7 @@ import w2v_compress
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "w2v_compress"
 
-LAYERS = ("nn", "data", "quantization", "runtime", "evaluation", "cli")
+LAYERS = ("nn", "data", "quantization", "runtime", "peers", "evaluation", "cli")
 """A module may import those of its own layer and of the ones before it."""
 
 FAIRSEQ_SIDE = ("compat", "models", "criterions", "tasks")

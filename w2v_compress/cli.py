@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_benchmark import benchmark
+from .cli_export import export, import_folder
 from .cli_options import BatchSizeOption, JsonOption, ModelArgument, SubsetOption
 from .cli_recognition import evaluate, print_stored_sweep, sweep, transcribe
 from .cli_tables import tables
@@ -127,34 +129,6 @@ def train(context: typer.Context) -> None:
 
 
 @app.command()
-def export(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="[CHECKPOINT.pt] OUT", help="The checkpoint, unless random; a model file.")
-    ],
-    dictionary: Annotated[
-        Path | None, typer.Option("--dict", metavar="FILE", help="fairseq's dict.ltr.txt, or its folder.")
-    ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Random weights of this architecture; as OUT.pt, in stock fairseq's form."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
-) -> None:
-    """Turn a fairseq CTC checkpoint (ours, or stock wav2vec_ctc) into one self-describing model file."""
-    from .runtime import fairseq_checkpoint
-
-    expected = 1 if architecture else 2
-    if len(paths) != expected:
-        raise typer.BadParameter("give OUT with --architecture, else CHECKPOINT.pt and OUT", param_hint="paths")
-    if architecture:
-        fairseq_checkpoint.export_random(architecture, paths[0], seed)
-        units = "fairseq's LibriSpeech letters"
-    else:
-        units = fairseq_checkpoint.export_checkpoint(paths[0], paths[1], dictionary).units_source
-    print(f"{paths[-1]}: {megabytes(paths[-1].stat().st_size)}, units from {units}")
-
-
-@app.command()
 def info(model: ModelArgument, json_file: JsonOption = None) -> None:
     """Show what is in a model file."""
     from .files import write_json
@@ -229,8 +203,9 @@ def quantize(
         write_json(json_file, result)
 
 
-for command in (transcribe, evaluate, sweep):
+for command in (export, transcribe, evaluate, sweep, benchmark):
     app.command()(command)
+app.command("import")(import_folder)
 
 
 def _train_registered(configuration: Any, **options: Any) -> None:
@@ -277,9 +252,9 @@ def _before_and_after(model: Path, out: Path, utterances: Any, batch_size: int) 
     from .runtime.recognizer import Recognizer
 
     reports = []
-    for path in (model, out):
-        with progress_bar(f"Evaluating {path.name}", len(utterances)) as advance:
-            reports.append(measure(Recognizer.load(path), utterances, batch_size, progress=advance))
+    for recognizer in (Recognizer.load(model, precision="fp32"), Recognizer.load(out, precision="int8")):
+        with progress_bar(f"Evaluating in {recognizer.precision}", len(utterances)) as advance:
+            reports.append(measure(recognizer, utterances, batch_size, progress=advance))
     difference = compare(reports[0].word_counts, reports[1].word_counts)
     print(f"WER {reports[0].wer.percent()} -> {reports[1].wer.percent()}, difference {difference.percent()}")
     before, after = (report.to_dict() for report in reports)

@@ -1,27 +1,33 @@
 """The commands that run a recognizer: transcribe, evaluate and sweep, each at a point of compression."""
 
-import sys
-import warnings
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .cli_decoding import check_ctm_names, decoder_name, print_words, set_decoder, write_ctm
 from .cli_options import (
     BatchSizeOption,
+    BeamOption,
+    BeamThresholdOption,
     BudgetOption,
     DeviceOption,
     IncreaseOption,
     JsonOption,
+    LexiconOption,
+    LmOption,
+    LmWeightOption,
     ModelArgument,
     PointOption,
     PrecisionOption,
     StrictOption,
     SubsetOption,
     ThreadsOption,
+    WordScoreOption,
 )
-from .console import megabytes, print_table, progress_bar
+from .console import megabytes, print_table, progress_bar, say, warnings_said
 from .errors import InputError
 
 
@@ -31,6 +37,18 @@ def transcribe(
     emissions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write log-probabilities, (frames, units), as DIR/NAME.npy.")
     ] = None,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", help="Print each word on a line of its own: start, end, word.")
+    ] = False,
+    ctm: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the words with their times in NIST's CTM format.")
+    ] = None,
+    lm: LmOption = None,
+    lexicon: LexiconOption = None,
+    beam: BeamOption = None,
+    beam_threshold: BeamThresholdOption = None,
+    lm_weight: LmWeightOption = None,
+    word_score: WordScoreOption = None,
     point: PointOption = None,
     budget_rtf: BudgetOption = None,
     max_wer_increase: IncreaseOption = None,
@@ -42,37 +60,62 @@ def transcribe(
     json_file: JsonOption = None,
 ) -> None:
     """Print the text of each file, one line a file; --json adds timing. A file that cannot be used costs status 1."""
-    from .evaluation.machine import describe_machine
+    from .evaluation.machine import describe_machine, peak_memory
     from .files import write_json
     from .runtime.recognizer import Recognizer
 
     targets = _emission_files(audio, emissions)
+    if ctm:
+        check_ctm_names(audio)
+    if budget_rtf is not None or max_wer_increase is not None:
+        precision = _swept_precision(model, precision)
     recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
     chosen = _chosen_point(recognizer, model, point, budget_rtf, max_wer_increase, strict)
+    decoder = set_decoder(
+        recognizer,
+        lm=lm,
+        lexicon=lexicon,
+        beam=beam,
+        beam_threshold=beam_threshold,
+        lm_weight=lm_weight,
+        word_score=word_score,
+    )
+    words: dict[Path, Any] = {}
     results: list[dict[str, Any]] = []
     failed = False
     transcripts = recognizer.recognize(audio, batch_size=batch_size, point=chosen)
-    with progress_bar("Transcribing", len(audio)) as advance:
+    with progress_bar("Transcribing", len(audio)) as advance, warnings_said():
         for path, result in zip(audio, transcripts, strict=True):
             advance(len(results) + 1)
             if isinstance(result, InputError):
                 failed = True
-                _say(" ".join(str(result).split()))
+                say(str(result))
                 results.append({"file": str(path), "error": str(result)})
                 continue
-            print(result.text, flush=True)
+            if timestamps:
+                print_words(path, result.words)
+            else:
+                print(result.text, flush=True)
             if targets:
                 _write_emissions(targets[path], result.log_probs)
+            words[path] = result.words
             results.append(
                 {
                     "file": str(path),
                     "text": result.text,
+                    "words": [dataclasses.asdict(word) for word in result.words],
                     "audio_seconds": result.audio_seconds,
                     "compute_seconds": result.compute_seconds,
                 }
             )
+    peak = peak_memory(device)
+    say(f"peak memory {megabytes(peak)}")
+    if ctm:
+        write_ctm(ctm, words)
     if json_file:
         settings: dict[str, Any] = {"model": str(model), "precision": recognizer.precision, "point": str(chosen)}
+        settings["decoder"] = decoder
+        settings["peak_memory_bytes"] = peak
         settings |= {"batch_size": batch_size, "machine": describe_machine(device), "transcripts": results}
         write_json(json_file, settings)
     if failed:
@@ -83,6 +126,12 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
     subset: SubsetOption = "test",
+    lm: LmOption = None,
+    lexicon: LexiconOption = None,
+    beam: BeamOption = None,
+    beam_threshold: BeamThresholdOption = None,
+    lm_weight: LmWeightOption = None,
+    word_score: WordScoreOption = None,
     point: PointOption = None,
     budget_rtf: BudgetOption = None,
     max_wer_increase: IncreaseOption = None,
@@ -101,8 +150,19 @@ def evaluate(
     from .runtime.recognizer import Recognizer
 
     utterances = read_manifest(data, subset)
+    if budget_rtf is not None or max_wer_increase is not None:
+        precision = _swept_precision(model, precision)
     recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
     chosen = _chosen_point(recognizer, model, point, budget_rtf, max_wer_increase, strict)
+    decoder = set_decoder(
+        recognizer,
+        lm=lm,
+        lexicon=lexicon,
+        beam=beam,
+        beam_threshold=beam_threshold,
+        lm_weight=lm_weight,
+        word_score=word_score,
+    )
     with progress_bar("Evaluating", len(utterances)) as advance:
         report = measure(recognizer, utterances, batch_size, point=chosen, seed=seed, progress=advance)
     rows = [
@@ -113,13 +173,14 @@ def evaluate(
         ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
         ["peak memory", megabytes(report.peak_memory_bytes)],
         ["compression point", str(report.point)],
+        ["decoder", decoder_name(decoder)],
         ["precision", recognizer.precision],
         ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
     ]
     print_table(f"{model} on {subset}", ["", ""], rows)
     if json_file:
         settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
-        write_json(json_file, settings | report.to_dict())
+        write_json(json_file, settings | {"decoder": decoder} | report.to_dict())
 
 
 def sweep(
@@ -223,8 +284,16 @@ def _chosen_point(
     except InputError as error:
         raise InputError(f"{model}: {error}") from None
     found = f"WER {100 * swept.wer:.2f}% on {stored.subset}, real-time factor {swept.real_time_factor:.4f}"
-    _say(f"point {swept.point}: {found} in the stored sweep")
+    say(f"point {swept.point}: {found} in the stored sweep")
     return _checked_point(recognizer, swept.point, strict)
+
+
+def _swept_precision(model: Path, precision: Any) -> Any:
+    """Where the precision is left to us, that of the stored sweep, whose figures choose the point."""
+    from .runtime.model_file import read_header
+
+    sweep = read_header(model).sweep
+    return sweep.precision if precision == "auto" and sweep is not None else precision
 
 
 def _warn_of_another_machine(stored: Any, device: str) -> None:
@@ -232,7 +301,7 @@ def _warn_of_another_machine(stored: Any, device: str) -> None:
 
     here, there = _place(describe_machine(device)), _place(stored.machine)
     if here != there:
-        _say(f"the sweep was measured on {there}; here times differ, on {here}")
+        say(f"the sweep was measured on {there}; here times differ, on {here}")
 
 
 def _place(machine: Mapping[str, Any]) -> str:
@@ -243,16 +312,8 @@ def _place(machine: Mapping[str, Any]) -> str:
 
 def _checked_point(recognizer: Any, point: Any, strict: bool) -> Any:
     """`Recognizer.checked_point`, with its warning as a line on standard error."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        chosen = recognizer.checked_point(point, strict=strict)
-    for warning in caught:
-        _say(str(warning.message))
-    return chosen
-
-
-def _say(message: str) -> None:
-    print(f"w2v-compress: {message}", file=sys.stderr)
+    with warnings_said():
+        return recognizer.checked_point(point, strict=strict)
 
 
 def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:

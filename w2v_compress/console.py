@@ -1,8 +1,23 @@
 """What commands show on a terminal: progress, tables, sizes. rich is imported when there is something to show."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+def say(message: str) -> None:
+    """A line on standard error, under the name of the program."""
+    print(f"w2v-compress: {' '.join(message.split())}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """What is warned of, as a line on standard error each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: say(str(message))
+        yield
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from w2v_compress.evaluation.seeds import MOST_SEEDS
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.model_file import describe_model, quantize_file
-from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
@@ -41,6 +40,7 @@ from common import (  # noqa: E402
     file_name,
     held_out_digits,
     keep_settings,
+    load_exact,
     on_every_core,
     publish,
     say,
@@ -226,7 +226,7 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
     strings = read_manifest(run.data, subset)[:TIMED_STRINGS]
     paths, seconds = [string.path for string in strings], sum(string.seconds for string in strings)
     say(f"Timing: {len(paths)} strings of {seconds:.0f} s one by one, in turns, median of 9")
-    recognizers = {key: Recognizer.load(path) for key, path in files.items()}
+    recognizers = {key: load_exact(path) for key, path in files.items()}
     latency = interleaved_latency(
         {
             str(key): lambda run=recognizer: run.transcribe(paths, batch_size=1)  # type: ignore[misc]

@@ -29,12 +29,11 @@ from w2v_compress.evaluation.wer import Interval, compare
 from w2v_compress.files import replacing, write_json
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.model_file import describe_model, quantize_file
-from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-from common import console, file_name, percent, say, train, update_bars  # noqa: E402
+from common import console, file_name, load_exact, percent, say, train, update_bars  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
@@ -87,7 +86,7 @@ def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
 
 def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row of figures for each model, and their reports."""
-    recognizers = {name: Recognizer.load(path) for name, path in models.items()}
+    recognizers = {name: load_exact(path) for name, path in models.items()}
     reports: dict[str, EvaluationReport] = {}
     for name, recognizer in recognizers.items():
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

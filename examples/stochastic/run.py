@@ -34,7 +34,6 @@ from w2v_compress.evaluation.stochastic import Comparison, Measured, markdown, p
 from w2v_compress.files import write_json
 from w2v_compress.nn import CompressionSpace
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
-from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
@@ -44,6 +43,7 @@ from common import (  # noqa: E402
     file_name,
     held_out_digits,
     keep_settings,
+    load_exact,
     on_every_core,
     publish,
     say,
@@ -264,7 +264,7 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
     audio = audio[: TIMED_SECONDS * SAMPLE_RATE]
     seconds = len(audio) / SAMPLE_RATE
     say(f"Timing: {seconds:.0f} s of audio at every point, in turns, median of 9")
-    recognizer = Recognizer.load(run.model(STOCHASTIC, run.seeds[0]))
+    recognizer = load_exact(run.model(STOCHASTIC, run.seeds[0]))
     points = SPACE.all_points()
     latency = interleaved_latency(
         {
