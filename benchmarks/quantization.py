@@ -22,7 +22,8 @@ from w2v_compress.nn import AcousticModel, named_architecture
 from w2v_compress.nn.encoder import WeightNormConvolution
 from w2v_compress.quantization import int8
 from w2v_compress.runtime.fairseq_checkpoint import export_random
-from w2v_compress.runtime.model_file import quantize_file
+from w2v_compress.runtime.inference import PackedLinear, prepare
+from w2v_compress.runtime.model_file import quantize_file, read_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 SHAPES = (
@@ -74,11 +75,14 @@ def measure_product(rows: int, inputs: int, outputs: int, repeats: int) -> dict[
     integers, scale = int8.quantize_weight(linear.weight)
     own = int8.Int8Linear(linear)
     own.load_state_dict({"weight": integers, "weight_scale": scale, "bias": linear.bias})
+    wide_packed, narrow_packed = (PackedLinear(module.weight, module.bias) for module in (linear, narrow))
     x = torch.randn(rows, inputs)
     x_bfloat16, x_int8 = x.bfloat16(), int8.quantize_activations(x)[0]
     runs: dict[str, Callable[[], Tensor]] = {
         "fp32": lambda: linear(x),
         "bf16": lambda: narrow(x_bfloat16),
+        "fp32, packed": lambda: wide_packed(x),
+        "bf16, packed": lambda: narrow_packed(x_bfloat16),
         "product alone (torch._int_mm)": lambda: torch._int_mm(x_int8, integers.t()),
         "own": lambda: own(x),
         "own, bf16 in and out": lambda: own(x_bfloat16),
@@ -139,14 +143,15 @@ def measure_model(architecture: str, seconds: float, repeats: int, seed: int) ->
             quantize_file(paths["fp32"], paths[scheme], scheme)
         sizes = {name: path.stat().st_size for name, path in paths.items()}
         recognizers = {
-            "fp32": Recognizer.load(paths["fp32"]),
+            "fp32": Recognizer.load(paths["fp32"], precision="fp32"),
             "bf16": Recognizer.load(paths["fp32"], precision="bf16"),
             "int8 paper": Recognizer.load(paths["paper"]),
             "int8 full": Recognizer.load(paths["full"]),
-            "int8 full, rest in bf16": Recognizer.load(paths["full"]),
         }
-    models: dict[str, AcousticModel] = {name: recognizer.model for name, recognizer in recognizers.items()}
-    narrow_the_rest(models["int8 full, rest in bf16"])
+        models: dict[str, AcousticModel] = {name: recognizer.model for name, recognizer in recognizers.items()}
+        narrowed = models["int8 full, rest in bf16"] = read_model(paths["full"]).build().eval()
+    narrow_the_rest(narrowed)
+    prepare(narrowed)
     inputs = {name: audio.to(next(model.parameters()).dtype) for name, model in models.items()}
     logits = {name: model(inputs[name])[0].float() for name, model in models.items()}
     logits = {name: values - values.mean(-1, keepdim=True) for name, values in logits.items()}

@@ -8,7 +8,10 @@ import typer
 from .cli_options import JsonOption, SubsetOption, ThreadsOption
 from .console import print_table
 
-tables = typer.Typer(help="The papers' tables, theirs beside ours.", no_args_is_help=True)
+tables = typer.Typer(help="The papers' tables, theirs beside ours, and what was measured.", no_args_is_help=True)
+MarkdownOption = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
+]
 
 
 @tables.command()
@@ -34,9 +37,7 @@ def bigfoot(
     energy: Annotated[bool, typer.Option("--energy", help="Also energy, where the processor counts it.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random weights, the audio and the bootstrap.")] = 0,
     json_file: JsonOption = None,
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
-    ] = None,
+    markdown_file: MarkdownOption = None,
 ) -> None:
     """The table of "Shrinking Bigfoot" (Peng et al. 2021) beside ours: size, CPU time, WER, at full size."""
     from .data.manifest import read_manifest
@@ -73,9 +74,7 @@ def bigfoot(
 @tables.command()
 def stochastic(
     results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="What examples/stochastic/run.py wrote.")],
-    markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
-    ] = None,
+    markdown_file: MarkdownOption = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw WER against time.")] = None,
 ) -> None:
     """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), as measured."""
@@ -90,3 +89,24 @@ def stochastic(
             temporary.write_text(markdown(report), encoding="utf-8")
     if plot_file:
         plot(report, plot_file)
+
+
+@tables.command()
+def benchmark(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="What `benchmark --json` wrote.")],
+    markdown_file: MarkdownOption = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the times.")] = None,
+) -> None:
+    """Our runtime against others, as measured."""
+    from .evaluation import benchmark_tables
+    from .files import replacing
+
+    report = benchmark_tables.read_results(results)
+    for table in benchmark_tables.tables(report):
+        print_table(*table)
+    print("\n".join(benchmark_tables.notes(report)))
+    if markdown_file:
+        with replacing(markdown_file) as temporary:
+            temporary.write_text(benchmark_tables.markdown(report), encoding="utf-8")
+    if plot_file:
+        benchmark_tables.plot(report, plot_file)

@@ -243,6 +243,15 @@ def test_the_command(run, runtimes: Callable[..., None], tiny_path: Path, tmp_pa
     assert title.startswith(f"{tiny_path} at 1,1,1: ms on ")
     assert columns == ["runtime", "0.1 s", "batch of 2", "start", "peak memory"]
     assert [re.sub("[0-9.]+", "N", cell) for cell in lines[0]] == ["ours-fpN", *["N (Nx)"] * 2, "N s", "N MB"]
+    written, drawn = tmp_path / "tables.md", tmp_path / "again.png"
+    status, again, _ = run("tables", "benchmark", tmp_path / "report.json", "--markdown", written, "--plot", drawn)
+    assert (status, again) == (0, out)
+    assert f"| {' | '.join(lines[0])} |\n" in written.read_text()
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "other.json").write_text('{"network": {}}')
+    status, _, err = run("tables", "benchmark", tmp_path / "other.json")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "has no `reference`; it must be what `benchmark --json` wrote" in err
 
 
 def test_wrong_use_of_the_command(run, tiny_path: Path):

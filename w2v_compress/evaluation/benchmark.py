@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 from ..nn.precision import half_precision
+from ..nn.skeleton import without_memory
 from ..peers import OURS, PEERS, REFERENCE, Runtime, Setting
 from ..peers.process import in_own_process, prepare
 from ..quantization.int8 import has_int8_units
@@ -99,7 +100,7 @@ class Network:
 
     def check_points(self, points: Iterable[CompressionPoint]) -> None:
         """Raises `InputError` when the network lacks one of them."""
-        with torch.device("meta"):
+        with without_memory():
             encoder = AcousticModel(self.header.architecture).w2v_model.encoder
         for point in points:
             encoder.pools_at(point)

@@ -7,6 +7,7 @@ from typing import Any
 from ..console import megabytes
 from ..files import replacing
 from .sweep import require_matplotlib
+from .tables import markdown_table, read_report
 
 NOT_MEASURED = "-"
 OURS_COLOUR, OTHERS_COLOUR = "tab:blue", "silver"
@@ -44,6 +45,17 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"{report['exact']} for each utterance alone, up to a constant in each frame. "
         f"Of {weights}, on {report['audio']}; seed {report['seed']}.",
     ]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Tables and notes as docs/results.md has them."""
+    parts = [f"**{title}**\n\n{markdown_table(columns, lines)}" for title, columns, lines in tables(report)]
+    return "\n".join([*parts, "".join(f"- {note}\n" for note in notes(report))])
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `benchmark` wrote with --json. Raises `InputError` when the file is not that."""
+    return read_report(path, ("network", "reference", "groups", "machine"), "what `benchmark --json` wrote")
 
 
 def label(report: Mapping[str, Any], group: Mapping[str, Any], row: Mapping[str, Any]) -> str:

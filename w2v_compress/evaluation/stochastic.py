@@ -4,17 +4,15 @@ From errors by model, point and seed to the tables and the curve that examples/s
 `w2v-compress tables stochastic` shows.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
 from ..files import replacing
 from .seeds import cells, difference, points, rates
 from .sweep import pareto_front, require_matplotlib
-from .tables import NOT_GIVEN, markdown_table
+from .tables import NOT_GIVEN, markdown_table, read_report
 from .wer import ErrorCounts
 
 Measured = Mapping[tuple[str, str], Sequence[ErrorCounts]]
@@ -46,17 +44,7 @@ def summarise(counts: Measured, comparisons: Sequence[Comparison]) -> dict[str, 
 
 def read_results(path: Path) -> dict[str, Any]:
     """What the example wrote. Raises `InputError` when the file is not that."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from None
-    fields = ("rate", "models", "comparisons", "costs")
-    missing = [name for name in fields if not isinstance(results, dict) or name not in results]
-    if missing:
-        raise InputError(f"{path}: has no `{missing[0]}`; it must be a results.json of examples/stochastic")
-    return results
+    return read_report(path, ("rate", "models", "comparisons", "costs"), "a results.json of examples/stochastic")
 
 
 def claim_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -1,9 +1,11 @@
 """The papers' tables with ours beside them, as people read them."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from .wer import Interval
 
 NOT_GIVEN = "-"
@@ -85,3 +87,17 @@ def _measured_cells(row: Mapping[str, Any]) -> list[str]:
 
 def _cell(value: float | None, form: str, unit: float = 1.0) -> str:
     return NOT_GIVEN if value is None else form.format(unit * value)
+
+
+def read_report(path: Path, fields: Collection[str], what: str) -> dict[str, Any]:
+    """A JSON object that has these fields. Raises `InputError` when the file is not that, which is `what`."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from None
+    missing = [name for name in fields if not isinstance(report, dict) or name not in report]
+    if missing:
+        raise InputError(f"{path}: has no `{missing[0]}`; it must be {what}")
+    return report

@@ -47,7 +47,9 @@ class WeightNormConvolution(nn.Module):
         super().__init__()
         self.groups = groups
         weight = torch.empty(channels, channels // groups, kernel).normal_(std=math.sqrt(4 / (kernel * channels)))
-        self.weight_g = nn.Parameter(weight.norm(dim=(0, 1), keepdim=True))  # (1, 1, kernel)
+        # On the meta device torch would import its compiler for the norm.
+        gain = weight.new_empty(1, 1, kernel) if weight.is_meta else weight.norm(dim=(0, 1), keepdim=True)
+        self.weight_g = nn.Parameter(gain)
         self.weight_v = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(channels))
 

@@ -73,13 +73,17 @@ class Int8Module(nn.Module):
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros_like(weight, dtype=torch.int8), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.zeros(weight.shape, dtype=torch.int8, device=weight.device), requires_grad=False
+        )
         self.weight_scale = nn.Parameter(weight.new_ones(len(weight)), requires_grad=False)
         self.bias = bias
         self._prepare()
         self.register_load_state_dict_post_hook(Int8Module._prepare)
 
     def _prepare(self, _incompatible: object = None) -> None:
+        if self.weight.is_meta:
+            return  # there is nothing yet, and torch would import its compiler for the sum
         matrix = self.as_matrix()
         self.register_buffer("matrix", matrix, persistent=False)
         # The zero point of an input adds zero * (sum of the weights) to each product.

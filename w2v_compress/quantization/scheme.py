@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import AcousticModel, Architecture
+from ..nn.skeleton import without_memory
 from .int8 import dequantize_weight, int8_module, quantize_weight
 
 Scheme = Literal["full", "paper"]
@@ -39,7 +40,7 @@ def parts(model: AcousticModel, scheme: str) -> dict[str, list[str]]:
     """
     if scheme not in (*SCHEMES, FIRST_SCHEME):
         raise InputError(f"quantization: `scheme` is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
-    with torch.device("meta"):
+    with without_memory():
         names = [
             name
             for name, module in model.named_modules()
@@ -88,7 +89,7 @@ def quantize_state(
     Tensors are read one at a time. Each module that `apply` replaces has `NAME.weight` in int8 and
     `NAME.weight_scale`.
     """
-    with torch.device("meta"):
+    with without_memory():
         replaced = apply(AcousticModel(architecture), quantization)
     weights = {f"{name}.{kind}" for name in replaced for kind in ("weight", "weight_g", "weight_v")}
     state = {name: read(name) for name in names if name not in weights}

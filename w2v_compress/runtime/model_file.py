@@ -24,6 +24,7 @@ from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from ..nn.feature_extractor import GroupNormStatistics
+from ..nn.skeleton import without_memory
 from ..quantization import scheme as quantization_scheme
 from .stored_sweep import Sweep
 
@@ -274,7 +275,7 @@ def _skeleton(header: Header, tensors: int, group_norm_statistics: GroupNormStat
         if layers > tensors:
             raise InputError(f"architecture: `{name}` is {layers} layers, too many for the {tensors} tensors there")
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = AcousticModel(architecture, group_norm_statistics=group_norm_statistics)
             if header.quantization is not None:
                 quantization_scheme.apply(model, header.quantization)
