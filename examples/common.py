@@ -27,7 +27,7 @@ from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
-from w2v_compress.files import replacing, write_json
+from w2v_compress.files import replacing, write_json, write_text
 from w2v_compress.runtime.model_file import read_header
 from w2v_compress.runtime.recognizer import Recognizer
 
@@ -212,8 +212,7 @@ def publish(
 ) -> None:
     """Write `out`/results.json, .md and .png, and print the tables."""
     write_json(out / "results.json", results)
-    with replacing(out / "results.md") as temporary:
-        temporary.write_text(markdown(results), encoding="utf-8")
+    write_text(out / "results.md", markdown(results))
     plot(results, out / "results.png")
     print(markdown(results))
     print(f"results: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")

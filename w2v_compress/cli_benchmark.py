@@ -1,13 +1,12 @@
 """The command `benchmark`: our runtime against others."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .cli_options import JsonOption, ThreadsOption
-from .console import print_table, progress_bar
+from .console import print_table, progress_bar, say
 
 
 def benchmark(
@@ -72,7 +71,7 @@ def benchmark(
             peers=[name.strip() for name in peers.split(",") if name.strip() not in ("", "none")],
             recording=audio,
             progress=advance,
-            say=lambda line: print(f"w2v-compress: {line}", file=sys.stderr, flush=True),
+            say=say,
         )
     for table in benchmark_tables.tables(report):
         print_table(*table)

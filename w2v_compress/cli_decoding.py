@@ -71,12 +71,11 @@ def check_ctm_names(audio: Iterable[Path]) -> None:
 
 def write_ctm(path: Path, words: Mapping[Path, Iterable[Any]]) -> None:
     """Lines of `FILE CHANNEL START DURATION WORD`, as sclite of NIST's SCTK reads them; the channel is always 1."""
-    from .files import replacing
+    from .files import write_text
 
     lines = [
         f"{file.stem} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n"
         for file, said in words.items()
         for word in said
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))

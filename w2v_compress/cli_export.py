@@ -1,6 +1,5 @@
 """The commands that turn recognizers from and to files of other programs: export and import."""
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .cli_options import PointOption, StrictOption
-from .console import megabytes
+from .console import megabytes, say
 
 if TYPE_CHECKING:
     from .runtime.export.source import Exported
@@ -113,7 +112,7 @@ def _said_points() -> Iterator[None]:
         warnings.filterwarnings("always", message="the model was not trained for")
         yield
     for warning in caught:
-        print(f"w2v-compress: {warning.message}", file=sys.stderr)
+        say(str(warning.message))
 
 
 def _show(out: Path, exported: "Exported") -> None:

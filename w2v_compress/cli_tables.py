@@ -43,7 +43,7 @@ def bigfoot(
     from .data.manifest import read_manifest
     from .evaluation.bigfoot import measure
     from .evaluation.tables import check_table, markdown, notes, table
-    from .files import replacing, write_json
+    from .files import write_json, write_text
 
     given = {}
     for pair in model or []:
@@ -67,8 +67,7 @@ def bigfoot(
     if json_file:
         write_json(json_file, report)
     if markdown_file:
-        with replacing(markdown_file) as temporary:
-            temporary.write_text(markdown(report), encoding="utf-8")
+        write_text(markdown_file, markdown(report))
 
 
 @tables.command()
@@ -79,14 +78,13 @@ def stochastic(
 ) -> None:
     """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), as measured."""
     from .evaluation.stochastic import claim_table, markdown, plot, point_table, read_results
-    from .files import replacing
+    from .files import write_text
 
     report = read_results(results)
     print_table("Claims", *claim_table(report))
     print_table("Points", *point_table(report))
     if markdown_file:
-        with replacing(markdown_file) as temporary:
-            temporary.write_text(markdown(report), encoding="utf-8")
+        write_text(markdown_file, markdown(report))
     if plot_file:
         plot(report, plot_file)
 
@@ -99,14 +97,13 @@ def benchmark(
 ) -> None:
     """Our runtime against others, as measured."""
     from .evaluation import benchmark_tables
-    from .files import replacing
+    from .files import write_text
 
     report = benchmark_tables.read_results(results)
     for table in benchmark_tables.tables(report):
         print_table(*table)
     print("\n".join(benchmark_tables.notes(report)))
     if markdown_file:
-        with replacing(markdown_file) as temporary:
-            temporary.write_text(benchmark_tables.markdown(report), encoding="utf-8")
+        write_text(markdown_file, benchmark_tables.markdown(report))
     if plot_file:
         benchmark_tables.plot(report, plot_file)

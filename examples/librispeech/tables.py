@@ -12,7 +12,7 @@ from typing import Any
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.tables import markdown_table
 from w2v_compress.evaluation.wer import Interval
-from w2v_compress.files import replacing
+from w2v_compress.files import write_text
 
 COLUMNS = ["model", "point", "WER", "against its largest point", "real-time factor", "GMAC per s", "speed-up, counted"]
 
@@ -59,8 +59,7 @@ def main() -> None:
         text = tables(Path(sys.argv[1]))
     except InputError as error:
         sys.exit(f"tables.py: {error}")
-    with replacing(Path(sys.argv[2])) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(sys.argv[2]), text)
     print(text)
 
 

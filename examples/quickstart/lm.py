@@ -28,7 +28,7 @@ from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, peak_memory
 from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate, word_errors
-from w2v_compress.files import replacing, write_json
+from w2v_compress.files import write_json, write_text
 from w2v_compress.runtime.decoding import Decoder, GreedyDecoder
 from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
@@ -105,10 +105,8 @@ def run(out: Path) -> None:
     if not model.exists():
         export_checkpoint(TEACHER, model)
     training = [utterance.text for utterance in read_manifest(data, "train")]
-    with replacing(lm) as temporary:
-        temporary.write_text(bigram_arpa(training), encoding="utf-8")
-    with replacing(lexicon) as temporary:
-        temporary.write_text("\n".join(sorted(set(" ".join(training).split()))), encoding="utf-8")
+    write_text(lm, bigram_arpa(training))
+    write_text(lexicon, "\n".join(sorted(set(" ".join(training).split()))))
     recognizer = Recognizer.load(model, precision="fp32")
     header = recognizer.header
     search = partial(BeamSearchDecoder, header.units, header.seconds_per_frame)

@@ -26,7 +26,7 @@ from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.tables import markdown_table
 from w2v_compress.evaluation.wer import Interval, compare
-from w2v_compress.files import replacing, write_json
+from w2v_compress.files import replacing, write_json, write_text
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.model_file import describe_model, quantize_file
 
@@ -212,8 +212,7 @@ def run(out: Path, updates: int, quick: bool) -> None:
         "wer_differences": {title: dataclasses.asdict(gain) for title, gain in gains.items()},
     }
     write_json(out / "results.json", results)
-    with replacing(out / "results.md") as temporary:
-        temporary.write_text(markdown_table(COLUMNS, [cells(row) for row in rows]), encoding="utf-8")
+    write_text(out / "results.md", markdown_table(COLUMNS, [cells(row) for row in rows]))
     plot(rows, out / "results.png")
     print(f"\nresults: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")
 

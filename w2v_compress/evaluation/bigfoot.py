@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ..console import megabytes, progress_bar
 from ..data.audio import SAMPLE_RATE
@@ -21,6 +20,7 @@ from ..data.manifest import Utterance
 from ..errors import InputError
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
+from ..nn.skeleton import without_memory
 from ..quantization.int8 import has_int8_units
 from ..runtime import Precision
 from ..runtime.fairseq_checkpoint import export_random
@@ -167,7 +167,7 @@ def _model_files(given: Mapping[str, Path], folder: Path, seed: int) -> dict[str
 def _check_space(folder: Path, names: Iterable[str]) -> None:
     needed = 0.0
     for name in names:
-        with torch.device("meta"):
+        with without_memory():
             network = AcousticModel(named_architecture(ENTRIES[name].architecture))
         size = sum(4 * parameter.numel() for parameter in network.parameters())
         needed += size * (INT8_SHARE if ENTRIES[name].scheme else 1)

@@ -58,10 +58,14 @@ class WeightNormConvolution(nn.Module):
         return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        weight = self.effective_weight()
-        frames = -(-x.shape[1] // stride)
-        x = F.conv1d(x.transpose(1, 2), weight, self.bias, stride, padding=weight.shape[2] // 2, groups=self.groups)
-        return x[:, :, :frames].transpose(1, 2)
+        return grouped_convolution(x, self.effective_weight(), self.bias, stride, self.groups)
+
+
+def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
+    """What `WeightNormConvolution` computes, with the weight (channels, channels / groups, kernel) worked out."""
+    frames = (x.shape[1] + stride - 1) // stride
+    x = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
+    return x[:, :, :frames].transpose(1, 2)
 
 
 def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:

@@ -168,6 +168,7 @@ class FeatureExtractor(nn.Module):
             in_channels = channels
         self.conv_layers = nn.ModuleList(layers)
         self.first_kernel, self.first_stride = architecture.conv_layers[0][1:]
+        self.frames = architecture.frames
 
     def forward(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is not None and self.group_norm_statistics == "valid":
@@ -175,38 +176,33 @@ class FeatureExtractor(nn.Module):
         else:
             counted = None
         x = audio.unsqueeze(-1)
-        first, *others = self._layers()
-        folded = first.fold(x, counted)
+        layers = cast(list[ExtractorLayer], list(self.conv_layers))
+        folded = layers[0].fold(x, counted)
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            x = first(x, folded)
-            for layer in others:
-                x = layer(x, None)
+            for layer in layers:
+                x, folded = layer(x, folded), None
             return x
-        frames = x.shape[1]
-        for layer in (first, *others):
-            frames = (frames - layer.kernel) // layer.stride + 1
+        frames = self.frames(audio.shape[1])
         # So few frames of one utterance at a time that what lies between the layers stays in the processor's cache.
         out = None
         for index, utterance in enumerate(x.split(1)):
             own = None if folded is None else (folded[0][index : index + 1], folded[1][index : index + 1])
             for start in range(0, frames, FRAMES_AT_ONCE):
                 end = min(start + FRAMES_AT_ONCE, frames)
-                piece = self._frames([first, *others], start, end, utterance, own)
+                piece = _frames(layers, start, end, utterance, own)
                 if out is None:
                     out = piece.new_empty(len(x), frames, piece.shape[2])
                 out[index, start:end] = piece
         assert out is not None
         return out
 
-    def _layers(self) -> list[ExtractorLayer]:
-        return cast(list[ExtractorLayer], list(self.conv_layers))
 
-    def _frames(
-        self, layers: list[ExtractorLayer], start: int, end: int, x: Tensor, folded: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        """Frames [start, end) of what these layers give for x."""
-        if not layers:
-            return x[:, start:end]
-        *lower, layer = layers
-        below = self._frames(lower, start * layer.stride, (end - 1) * layer.stride + layer.kernel, x, folded)
-        return layer(below, None if lower else folded)
+def _frames(
+    layers: list[ExtractorLayer], start: int, end: int, x: Tensor, folded: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """Frames [start, end) of what these layers give for x."""
+    if not layers:
+        return x[:, start:end]
+    *lower, layer = layers
+    below = _frames(lower, start * layer.stride, (end - 1) * layer.stride + layer.kernel, x, folded)
+    return layer(below, None if lower else folded)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..nn.acoustic_model import AcousticModel
 from ..nn.attention import SelfAttention
-from ..nn.encoder import WeightNormConvolution, group_windows, split_groups
+from ..nn.encoder import WeightNormConvolution, group_windows, grouped_convolution, split_groups
 from ..nn.feature_extractor import StridedConvolution, strided_windows
 from ..nn.precision import half_precision
 from ..quantization.int8 import Int8Linear
@@ -128,10 +128,9 @@ class PositionalConvolution(nn.Module):
         self.weight = None if packed else nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        frames = -(-x.shape[1] // stride)
         if self.weight is not None:
-            x = F.conv1d(x.transpose(1, 2), self.weight, self.bias, stride, self.kernel // 2, groups=self.groups)
-            return x[:, :, :frames].transpose(1, 2)
+            return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
+        frames = -(-x.shape[1] // stride)
         out = x.new_empty(len(x), frames, self.groups, x.shape[2] // self.groups)
         for index, utterance in enumerate(split_groups(x, self.groups, self.kernel)):
             for group, product in enumerate(self.products):

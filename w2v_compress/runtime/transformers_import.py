@@ -18,6 +18,7 @@ from ..data.units import SPECIALS, Units
 from ..errors import InputError
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture
+from ..nn.skeleton import without_memory
 from . import transformers_format
 from .model_file import Header, ModelFile, write_model
 
@@ -94,7 +95,7 @@ def _tensor_names(architecture: Architecture, tensors: int) -> list[str]:
     if max(architecture.encoder_layers, len(architecture.conv_layers)) > tensors:
         raise InputError(f"there are {tensors} tensors, too few for the layers in config.json")
     try:
-        with torch.device("meta"):
+        with without_memory():
             return list(AcousticModel(architecture).state_dict())
     except (RuntimeError, TypeError, OverflowError, MemoryError):
         raise InputError("the sizes in config.json are impossible") from None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...nn.compression import CompressionPoint
-from ...nn.encoder import WeightNormConvolution
+from ...nn.encoder import WeightNormConvolution, grouped_convolution
 from ...nn.feature_extractor import ChannelNorm, ExtractorLayer, strided_windows, valid_mask
 from ..model_file import Header, ModelFile
 
@@ -60,9 +60,7 @@ class PositionalConvolution(nn.Module):
         self.weight = nn.Parameter(convolution.effective_weight(), requires_grad=False)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        frames = (x.shape[1] + stride - 1) // stride
-        x = F.conv1d(x.transpose(1, 2), self.weight, self.bias, stride, self.weight.shape[2] // 2, groups=self.groups)
-        return x[:, :, :frames].transpose(1, 2)
+        return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
 
 
 class Graph(nn.Module):
