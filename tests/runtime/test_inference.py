@@ -50,6 +50,7 @@ def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         {},
         {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True},
         {"learned_upsampling": (2, 3, 4)},
+        {"activation_fn": "relu"},
     ],
 )
 @torch.inference_mode()
@@ -59,6 +60,8 @@ def test_logits_stay(changes: dict[str, object], point: str, packing: bool) -> N
     at = CompressionPoint.parse(point)
     expected, frames = model(audio, lengths, at)
     alone, _ = model(audio[1:2, :2100], None, at)
+    one_frame, _ = model(audio[:1, :60], None, at)
+    assert one_frame.shape[1] == 1
     prepare(model)
     kinds = {type(module) for module in model.modules()}
     assert WeightNormConvolution not in kinds
@@ -68,6 +71,7 @@ def test_logits_stay(changes: dict[str, object], point: str, packing: bool) -> N
             model(audio, lengths, at)[0][index, :count], expected[index, :count], atol=2e-5, rtol=0
         )
     torch.testing.assert_close(model(audio[1:2, :2100], None, at)[0], alone, atol=2e-5, rtol=0)
+    torch.testing.assert_close(model(audio[:1, :60], None, at)[0], one_frame, atol=2e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -142,6 +146,25 @@ def test_projections_that_differ_in_kind_stay_apart() -> None:
         assert first.joint is None
         assert second.joint is not None
         torch.testing.assert_close(model(audio, lengths)[0], expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gelu", "relu"])
+@torch.inference_mode()
+def test_activations_are_worked_out_with_the_product_before_them(name: str) -> None:
+    """Of the feed-forward block, and of convolutions without a norm, all but the first."""
+    model = network(activation_fn=name)
+    prepare(model)
+    if not inference.can_pack(torch.zeros(1)):
+        pytest.skip("oneDNN has no packed products here")
+    layer = model.w2v_model.encoder.layers[0]
+    assert isinstance(layer.activation, nn.Identity)
+    assert layer.fc1.activation == name
+    first, *others = model.w2v_model.feature_extractor.conv_layers
+    assert first.activation is F.gelu
+    assert all(isinstance(other.activation, nn.Identity) for other in others)
+    normed = network(extractor_mode="layer_norm")
+    prepare(normed)
+    assert all(each.activation is F.gelu for each in normed.w2v_model.feature_extractor.conv_layers)
 
 
 def test_the_first_convolution_keeps_its_weight() -> None:

@@ -2,6 +2,7 @@
 compression (Vyas et al. 2022): squeezed frames (Wu et al. 2021, section 4), pooled queries, keys and values."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         channels = architecture.encoder_embed_dim
         self.layer_norm_first = architecture.layer_norm_first
-        self.activation = F.gelu if architecture.activation_fn == "gelu" else F.relu
+        self.activation: Callable[[Tensor], Tensor] = F.gelu if architecture.activation_fn == "gelu" else F.relu
         self.dropout = nn.Dropout(options.dropout)
         self.activation_dropout = nn.Dropout(options.activation_dropout)
         self.self_attn = SelfAttention(channels, architecture.encoder_attention_heads, options.attention_dropout)

@@ -5,7 +5,7 @@ In channels-last layout a strided convolution is a product over a view of its in
 each further stride's worth of taps. Every multiply is then a matrix product, which is fast in every precision.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, cast
 
 import torch
@@ -124,6 +124,7 @@ class ExtractorLayer(nn.Module):
         elif norm == "layer":
             self.add_module("2", nn.ModuleDict({"1": nn.LayerNorm(channels)}))
         self.norm = norm
+        self.activation: Callable[[Tensor], Tensor] = F.gelu
         self.kernel, self.stride = convolution.kernel, convolution.stride
 
     def fold(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -140,11 +141,11 @@ class ExtractorLayer(nn.Module):
         """(batch, time, in), which may be a part, and what `fold` gave of the whole -> (batch, frames, out)"""
         if folded is not None:
             (windows,), (factor, offset) = strided_windows(x, self.kernel, self.stride), folded
-            return F.gelu(torch.baddbmm(offset, windows, factor))
+            return self.activation(torch.baddbmm(offset, windows, factor))
         x = self.get_submodule("0")(x)
         if self.norm == "layer":
             x = self.get_submodule("2.1")(x)
-        return F.gelu(x)
+        return self.activation(x)
 
 
 class FeatureExtractor(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..nn.acoustic_model import AcousticModel
 from ..nn.attention import SelfAttention
-from ..nn.encoder import WeightNormConvolution, group_windows, grouped_convolution, split_groups
-from ..nn.feature_extractor import StridedConvolution, strided_windows
+from ..nn.encoder import EncoderLayer, WeightNormConvolution, group_windows, grouped_convolution, split_groups
+from ..nn.feature_extractor import ExtractorLayer, StridedConvolution
 from ..nn.precision import half_precision
 from ..quantization.int8 import Int8Linear
 
@@ -34,6 +34,9 @@ def prepare(model: AcousticModel) -> None:
         substitute = _substitute(module)
         if substitute is not None:
             model.set_submodule(name, substitute)
+    for module in model.modules():
+        if isinstance(module, EncoderLayer | ExtractorLayer):
+            join_activation(module)
 
 
 def _substitute(module: nn.Module) -> nn.Module | None:
@@ -64,47 +67,45 @@ def _can_pack(dtype: torch.dtype) -> bool:
     x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((8, 32), (16, 32), (16,)))
     try:
         packed = PackedLinear(weight, bias)
-        products = packed(x), packed.added_to(packed(x), x)
+        products = packed(x), PackedLinear(weight, bias, "gelu")(x)
     except (AttributeError, RuntimeError, TypeError):
         return False
-    expected = F.linear(x, weight, bias)
-    return all(torch.allclose(product, count * expected, atol=0.1) for count, product in enumerate(products, start=1))
+    expected = F.linear(x.float(), weight.float(), bias.float())
+    return all(
+        torch.allclose(product.float(), right, atol=0.1)
+        for product, right in zip(products, (expected, F.gelu(expected)), strict=True)
+    )
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` over a packed weight: (..., in) -> (..., out)"""
+    """`nn.Linear` over a packed weight, and after it "gelu", "relu" or "none" of them: (..., in) -> (..., out)"""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
         super().__init__()
         # Not a parameter: the order is oneDNN's own, and nothing else can read it.
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
         self.bias = bias
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-
-    def added_to(self, total: Tensor, x: Tensor) -> Tensor:
-        """`total` (..., out) and the product, of which the bias is a part."""
-        return torch.ops.mkldnn._linear_pointwise.binary(x, total, self.packed, self.bias, "add")
+        # "none" at the end: GELU by the error function, not by tanh.
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
 
 
 class PackedConvolution(nn.Module):
-    """`StridedConvolution` over packed weights: (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)"""
+    """`StridedConvolution` over packed weights: (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)
+
+    One product over copied windows: of the few frames that there are at a time, copies stay in the cache.
+    """
 
     def __init__(self, convolution: StridedConvolution) -> None:
         super().__init__()
         self.kernel, self.stride = convolution.kernel, convolution.stride
-        first, *others = convolution.matrices()
-        self.products = nn.ModuleList([PackedLinear(first, convolution.bias)])
-        self.products.extend(PackedLinear(matrix, None) for matrix in others)
+        self.product = PackedLinear(convolution.effective_weight().transpose(1, 2).flatten(1), convolution.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *others = strided_windows(x, self.kernel, self.stride)
-        out: Tensor = self.products[0](first)
-        for windows, product in zip(others, self.products[1:], strict=True):
-            assert isinstance(product, PackedLinear)
-            out = product.added_to(out, windows)
-        return out
+        windows = x.flatten(1).unfold(1, self.kernel * x.shape[2], self.stride * x.shape[2])
+        return self.product(windows.clone(memory_format=torch.contiguous_format))
 
 
 class PositionalConvolution(nn.Module):
@@ -170,6 +171,20 @@ def _linear(kind: type[nn.Module], state: dict[str, Tensor]) -> nn.Module:
     module = linear if kind is nn.Linear else Int8Linear(linear)
     module.load_state_dict(state, assign=True)
     return module
+
+
+def join_activation(layer: EncoderLayer | ExtractorLayer) -> None:
+    """Let the product before the activation work that out too, while its results are at hand."""
+    if isinstance(layer, EncoderLayer):
+        product: nn.Module = layer.fc1
+    else:
+        convolution = layer.get_submodule("0")
+        if layer.norm != "none" or not isinstance(convolution, PackedConvolution):
+            return
+        product = convolution.product
+    if isinstance(product, PackedLinear):
+        product.activation = "gelu" if layer.activation is F.gelu else "relu"
+        layer.activation = nn.Identity()
 
 
 def attends_in_bfloat16(weight: Tensor) -> bool:
