@@ -3,9 +3,9 @@
     python benchmarks/compile.py --json benchmarks/results/compile.json
 
 Random weights, batch 1. What is compiled is the encoder, with packed weights ("freezing"): the extractor goes over the
-audio in a loop, which torch would unroll anew for each length. Compiled for lengths that vary, as recordings do. The start is the time of the first pass, in
-which torch compiles, above that of a warm one; a length of a new kind may make it compile again, which shows in the
-slowest of the first passes.
+audio in a loop, which torch would unroll anew for each length. Compiled for lengths that vary, as recordings do. The
+start is the time of the first pass, in which torch compiles, above that of a warm one; a length of a new kind may make
+it compile again, which shows in the slowest of the first passes.
 """
 
 import argparse
@@ -44,10 +44,10 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     dtype = DTYPES[arguments.precision]
     plain = AcousticModel(named_architecture(arguments.architecture)).eval().requires_grad_(False).to(dtype)
-    prepared = copy.deepcopy(plain)
+    prepared, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
     prepare(prepared)
+    prepare(compiled)
     inductor.freezing = True
-    compiled = copy.deepcopy(prepared)
     compiled.w2v_model.encoder = torch.compile(plain.w2v_model.encoder, dynamic=True)  # type: ignore[assignment]
     audio = [torch.randn(1, round(seconds * SAMPLE_RATE)).to(dtype) for seconds in SECONDS]
     runs: dict[str, nn.Module] = {"prepared": prepared, "compiled": compiled}
