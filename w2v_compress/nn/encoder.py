@@ -15,7 +15,7 @@ from ..errors import InputError
 from .architecture import Architecture
 from .attention import SelfAttention
 from .compression import UNCOMPRESSED, CompressionPoint
-from .feature_extractor import valid_mask
+from .feature_extractor import valid_mask, whole_windows
 from .pooling import mean_pool, pooled_length, repeat_upsample
 
 
@@ -80,8 +80,7 @@ def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:
 
 def group_windows(frames: Tensor, kernel: int, stride: int) -> Tensor:
     """Of one group of `split_groups`: (time + kernel - 1, width) -> (frames, kernel * width), copied."""
-    width = frames.shape[1]
-    windows = frames.flatten().unfold(0, kernel * width, stride * width)
+    (windows,) = whole_windows(frames.unsqueeze(0), kernel, stride)
     # A copy always: a single window is contiguous whatever its stride is, and integer products misread that stride.
     return windows.clone(memory_format=torch.contiguous_format)
 

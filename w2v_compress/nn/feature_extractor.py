@@ -40,6 +40,12 @@ def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
             yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
 
 
+def whole_windows(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """(batch, time, channels) -> (batch, frames, kernel * channels), a view whose rows overlap in memory."""
+    channels = x.shape[2]
+    return x.flatten(1).unfold(1, kernel * channels, stride * channels)
+
+
 class StridedConvolution(nn.Module):
     """`nn.Conv1d` without padding, on channels-last input and with Conv1d's parameters.
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.encoder import WeightNormConvolution, group_windows, split_groups
-from ..nn.feature_extractor import StridedConvolution
+from ..nn.feature_extractor import StridedConvolution, whole_windows
 
 LARGEST = 127  # symmetric: without -128, a weight and its negative are equally exact
 TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero row from being zero
@@ -139,9 +139,8 @@ class Int8Convolution(Int8Module):
         return self.weight.transpose(1, 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[2]
         if x.is_cpu and has_int8_units():
-            return self.products(x.flatten(1).unfold(1, self.kernel * channels, self.stride * channels))
+            return self.products(whole_windows(x, self.kernel, self.stride))
         wide = F.conv1d(x.transpose(1, 2).float(), self.wide_weight(), self.bias, self.stride)
         return wide.transpose(1, 2).to(x.dtype)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..nn.acoustic_model import AcousticModel
 from ..nn.attention import SelfAttention
 from ..nn.encoder import EncoderLayer, WeightNormConvolution, group_windows, grouped_convolution, split_groups
-from ..nn.feature_extractor import ExtractorLayer, StridedConvolution
+from ..nn.feature_extractor import ExtractorLayer, StridedConvolution, whole_windows
 from ..nn.precision import half_precision
 from ..quantization.int8 import Int8Linear
 
@@ -104,7 +104,7 @@ class PackedConvolution(nn.Module):
         self.product = PackedLinear(convolution.effective_weight().transpose(1, 2).flatten(1), convolution.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = x.flatten(1).unfold(1, self.kernel * x.shape[2], self.stride * x.shape[2])
+        windows = whole_windows(x, self.kernel, self.stride)
         return self.product(windows.clone(memory_format=torch.contiguous_format))
 
 
