@@ -28,53 +28,65 @@ SECONDS = (10.0, 2.0, 5.3, 7.7, 3.1, 14.2)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@torch.inference_mode()
 def main() -> None:
     """Measure, show and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--architecture", default="base")
-    parser.add_argument("--precision", choices=tuple(DTYPES), default="fp32")
+    parser.add_argument("--precision", choices=tuple(DTYPES), nargs="+", default=tuple(DTYPES))
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    dtype = DTYPES[arguments.precision]
-    plain = AcousticModel(named_architecture(arguments.architecture)).eval().requires_grad_(False).to(dtype)
+    inductor.freezing = True
+    inductor.force_disable_caches = True  # what an earlier run left on disk would make the start shorter
+    measured = [
+        measure(arguments.architecture, precision, arguments.repeats, arguments.seed)
+        for precision in arguments.precision
+    ]
+    if arguments.json:
+        command = f"python benchmarks/compile.py --architecture {arguments.architecture}"
+        settings = {"repeats": arguments.repeats, "seed": arguments.seed, "audio_seconds": SECONDS}
+        results = {"machine": describe_machine(), "precisions": measured}
+        write_json(arguments.json, {"command": command, **settings, **results})
+
+
+@torch.inference_mode()
+def measure(architecture: str, precision: str, repeats: int, seed: int) -> dict[str, object]:
+    """What is written of one precision, and shown."""
+    torch.manual_seed(seed)
+    dtype = DTYPES[precision]
+    plain = AcousticModel(named_architecture(architecture)).eval().requires_grad_(False).to(dtype)
     prepared, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
     prepare(prepared)
     prepare(compiled)
-    inductor.freezing = True
-    compiled.w2v_model.encoder = torch.compile(plain.w2v_model.encoder, dynamic=True)  # type: ignore[assignment]
+    compiled.w2v_model.encoder = torch.compile(plain.w2v_model.encoder, dynamic=True)
     audio = [torch.randn(1, round(seconds * SAMPLE_RATE)).to(dtype) for seconds in SECONDS]
     runs: dict[str, nn.Module] = {"prepared": prepared, "compiled": compiled}
     first = {name: [first_pass(run, samples) for samples in audio] for name, run in runs.items()}
     warm = {name: [0.0] * len(audio) for name in runs}
     for index, samples in enumerate(audio):
         turns = {name: lambda run=run, x=samples: run(x) for name, run in runs.items()}  # type: ignore[misc]
-        for name, milliseconds in interleaved_latency(turns, arguments.repeats).items():
+        for name, milliseconds in interleaved_latency(turns, repeats).items():
             warm[name][index] = milliseconds
-    start = {name: sum(first[name]) - sum(warm[name]) / 1000 for name in runs}
+    # Noise may leave less than nothing of the first passes of what is not compiled.
+    start = {name: max(0.0, sum(first[name]) - sum(warm[name]) / 1000) for name in runs}
     saved = (sum(warm["prepared"]) - sum(warm["compiled"])) / 1000 / sum(SECONDS)
-    rows = [
-        [name, f"{start[name]:.1f} s", f"{max(first[name][1:]):.2f} s", *(f"{value:.0f}" for value in warm[name])]
-        for name in runs
-    ]
-    print_table(
-        f"{arguments.architecture} in {arguments.precision}, {torch.get_num_threads()} threads",
-        ["", "start", "slowest first pass after it", *(f"ms at {seconds:g} s" for seconds in SECONDS)],
-        rows,
-    )
     worth = start["compiled"] / saved / 3600 if saved > 0 else None
-    print(f"its start is won back after {worth:.1f} hours of audio" if worth else "it is never won back")
-    if arguments.json:
-        settings = {name: getattr(arguments, name) for name in ("architecture", "precision", "repeats", "seed")}
-        measured = {"audio_seconds": SECONDS, "first_seconds": first, "warm_milliseconds": warm, "start_seconds": start}
-        results = {"machine": describe_machine(), **measured, "hours_of_audio_to_win_back": worth}
-        write_json(arguments.json, {"command": "python benchmarks/compile.py", **settings, **results})
+    rows = [["start", *(f"{start[name]:.1f} s" for name in runs)]]
+    rows += [["slowest first pass after it", *(f"{max(first[name][1:]):.2f} s" for name in runs)]]
+    rows += [[f"{s:g} s of audio", *(f"{warm[name][i]:.0f} ms" for name in runs)] for i, s in enumerate(SECONDS)]
+    print_table(f"{architecture} in {precision}, {torch.get_num_threads()} threads", ["", *runs], rows)
+    print("Its start is " + (f"won back after {worth:.1f} hours of audio." if worth else "never won back."))
+    return {
+        "precision": precision,
+        "first_seconds": first,
+        "warm_milliseconds": warm,
+        "start_seconds": start,
+        "hours_of_audio_to_win_back": worth,
+    }
 
 
 def first_pass(run: nn.Module, samples: Tensor) -> float:
