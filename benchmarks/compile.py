@@ -4,13 +4,14 @@
 
 Random weights, batch 1. What is compiled is the encoder, with packed weights ("freezing"): the extractor goes over the
 audio in a loop, which torch would unroll anew for each length. Compiled for lengths that vary, as recordings do. The
-start is the time of the first pass, in which torch compiles, above that of a warm one; a length of a new kind may make
-it compile again, which shows in the slowest of the first passes.
+start is what the first passes over all lengths, in which torch compiles, take above warm ones. A length of a new kind
+may make it compile again, which shows in the slowest of those after the first.
 """
 
 import argparse
 import copy
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,11 +67,9 @@ def measure(architecture: str, precision: str, repeats: int, seed: int) -> dict[
     audio = [torch.randn(1, round(seconds * SAMPLE_RATE)).to(dtype) for seconds in SECONDS]
     runs: dict[str, nn.Module] = {"prepared": prepared, "compiled": compiled}
     first = {name: [first_pass(run, samples) for samples in audio] for name, run in runs.items()}
-    warm = {name: [0.0] * len(audio) for name in runs}
-    for index, samples in enumerate(audio):
-        turns = {name: lambda run=run, x=samples: run(x) for name, run in runs.items()}  # type: ignore[misc]
-        for name, milliseconds in interleaved_latency(turns, repeats).items():
-            warm[name][index] = milliseconds
+    turns = [{name: partial(run, samples) for name, run in runs.items()} for samples in audio]
+    medians = [interleaved_latency(each, repeats) for each in turns]
+    warm = {name: [each[name] for each in medians] for name in runs}
     # Noise may leave less than nothing of the first passes of what is not compiled.
     start = {name: max(0.0, sum(first[name]) - sum(warm[name]) / 1000) for name in runs}
     saved = (sum(warm["prepared"]) - sum(warm["compiled"])) / 1000 / sum(SECONDS)

@@ -29,7 +29,7 @@ def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
     batch, time, channels = x.shape
     frames = (time - kernel) // stride + 1
     if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
-        yield x.squeeze(-1).unfold(1, kernel, stride)
+        yield whole_windows(x, kernel, stride)
         return
     for start in range(0, kernel, stride):
         taps = min(stride, kernel - start)
