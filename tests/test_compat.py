@@ -7,9 +7,11 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +82,52 @@ def test_checkpoints_are_read(tmp_path: Path, content: Callable[[], dict[str, An
     else:
         assert state["args"].w2v_args.extractor_mode == "default"
         assert state["extra_state"]["train_meters"]["train_wall"].n == 0
+
+
+def test_threads_read_side_by_side(tmp_path: Path) -> None:
+    """Beside one that allows classes of its own in torch's unpickler, for the process, and takes them back."""
+    paths = []
+    for content in (of_today, of_2021, of_2020):
+        paths.append(tmp_path / f"{content.__name__}.pt")
+        torch.save(content(), paths[-1])
+    stop = threading.Event()
+
+    def meddle() -> None:
+        while not stop.is_set():
+            with torch.serialization.safe_globals([argparse.Namespace, Dictionary, AverageMeter, np.dtype]):
+                pass
+
+    meddler = threading.Thread(target=meddle)
+    meddler.start()
+    try:
+        with ThreadPoolExecutor(8) as executor:
+            states = list(executor.map(compat.load_checkpoint, 67 * paths))
+    finally:
+        stop.set()
+        meddler.join()
+    assert all(torch.equal(state["model"]["weight"], WEIGHTS["weight"]) for state in states)
+
+
+def test_others_read_with_what_they_allow(tmp_path: Path) -> None:
+    torch.save(of_2020(), tmp_path / "checkpoint.pt")
+    compat.load_checkpoint(tmp_path / "checkpoint.pt")
+    with pytest.raises(pickle.UnpicklingError, match=r"argparse\.Namespace"):
+        torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_fairseq_is_mended_once_by_many_threads(tmp_path: Path) -> None:
+    torch.save(of_today(), tmp_path / "checkpoint.pt")
+    program = f"""
+from concurrent.futures import ThreadPoolExecutor
+from w2v_compress import compat
+with ThreadPoolExecutor(8) as executor:
+    list(executor.map(compat.load_checkpoint, 16 * [{str(tmp_path / "checkpoint.pt")!r}]))
+from fairseq import utils
+print(len([kind for kind in utils.set_torch_seed.__mro__ if kind.__name__ == "SetTorchSeed"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 class Hostile:

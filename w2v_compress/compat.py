@@ -2,7 +2,8 @@
 
 `apply` mends fairseq in this process, once. Importing `w2v_compress.models` calls it, which fairseq does for its
 `common.user_dir`, so stock `fairseq-hydra-train` needs nothing else. Most of it replaces a name that a module of
-fairseq looks up (its `torch`, its `numpy`, its `eval`) for that module alone; torch and numpy stay as they are.
+fairseq looks up (its `torch`, its `numpy`, its `eval`) for that module alone. numpy stays as it is, and so does torch
+for everyone else: its unpickler knows fairseq's classes only in a thread that is reading one of fairseq's files.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import functools
 import logging
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, _weights_only_unpickler, nn
 
 from .errors import InputError
 from .nn.architecture import parse_conv_layers
@@ -41,9 +43,17 @@ def user_dir() -> Path:
     return Path(__file__).absolute().parent
 
 
-@functools.cache
+_applying = threading.Lock()
+
+
 def apply() -> None:
-    """Mend fairseq in this process. Further calls do nothing."""
+    """Mend fairseq in this process. Further calls do nothing; any number of threads may call it."""
+    with _applying:
+        _apply()
+
+
+@functools.cache
+def _apply() -> None:
     _import_fairseq()
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
@@ -52,6 +62,9 @@ def apply() -> None:
     from fairseq.models import distributed_fairseq_model
     from fairseq.models.wav2vec import wav2vec2, wav2vec2_asr
 
+    _weights_only_unpickler._get_user_allowed_globals = _allowing_fairseq(
+        _weights_only_unpickler._get_user_allowed_globals
+    )
     checkpoint_utils.torch = _Replaced(torch, load=_load)
     distributed_utils.torch = _Replaced(torch, load=_load)
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "fairseq"]:
@@ -121,7 +134,7 @@ def _load(file: BinaryIO, map_location: Any = "cpu") -> Any:
     """`torch.load` for fairseq: of the allow-listed classes only, whatever torch's environment variables say."""
     source = getattr(file, "name", "an object sent by another process")
     try:
-        with torch.serialization.safe_globals(_allowed_classes()):
+        with _reading_fairseq():
             state = torch.load(file, map_location=map_location, weights_only=True)
         if isinstance(state, dict):
             for setting, text in _evaluated_settings([state.get("cfg"), state.get("args")]):
@@ -172,9 +185,42 @@ def evaluate(text: str, setting: str = "a setting") -> Any:
     )
 
 
+class _Reading(threading.local):
+    """Whether this thread is reading a file of fairseq's."""
+
+    fairseq = False
+
+
+_reading = _Reading()
+
+
+@contextlib.contextmanager
+def _reading_fairseq() -> Iterator[None]:
+    """Within, torch's restricted unpickler knows the classes of fairseq's checkpoints: in this thread alone.
+
+    `torch.serialization.safe_globals` is for the whole process: the thread that leaves it first takes the classes from
+    all others that are reading.
+    """
+    _reading.fairseq = True
+    try:
+        yield
+    finally:
+        _reading.fairseq = False
+
+
+def _allowing_fairseq(stock: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """torch's list of allowed names, with ours where `_reading_fairseq` is at work."""
+
+    @functools.wraps(stock)
+    def allowed() -> dict[str, Any]:
+        return {**stock(), **_allowed_names()} if _reading.fairseq else stock()
+
+    return allowed
+
+
 @functools.cache
-def _allowed_classes() -> list[Any]:
-    """What a fairseq checkpoint may name: (class or stand-in, name in the pickle).
+def _allowed_names() -> dict[str, Any]:
+    """What a fairseq checkpoint may name: its name in the pickle -> the class or a stand-in.
 
     The unpickler calls these with any arguments and sets any of their attributes, so each only stores what it gets.
     Where the original could do more, a stand-in of ours takes its place.
@@ -187,17 +233,18 @@ def _allowed_classes() -> list[Any]:
 
     containers = (argparse.Namespace, omegaconf.DictConfig, omegaconf.ListConfig, ContainerMetadata, Metadata)
     nodes = (omegaconf.AnyNode, omegaconf.StringNode, omegaconf.IntegerNode, omegaconf.FloatNode, omegaconf.BooleanNode)
-    types = [(kind, f"builtins.{kind.__name__}") for kind in (dict, list, int, float, str, bool)]
     of_training = (meters.AverageMeter, meters.SumMeter, meters.TimeMeter, meters.StopwatchMeter)
-    named = [
-        (Any, "typing.Any"),
-        (_plain_dict, "collections.defaultdict"),
-        (_NumpyType, "numpy.dtype"),
-        (_numpy_scalar, "numpy.core.multiarray.scalar"),
-        (_numpy_scalar, "numpy._core.multiarray.scalar"),
-    ]
-    of_2019 = [(meter, f"fairseq.meters.{meter.__name__}") for meter in of_training]
-    return [Dictionary, _TensorPlaceholder, *containers, *nodes, *of_training, *types, *named, *of_2019]
+    types = (dict, list, int, float, str, bool)
+    classes = (Dictionary, _TensorPlaceholder, *containers, *nodes, *of_training, *types)
+    names: dict[str, Any] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in classes}
+    names |= {f"fairseq.meters.{meter.__name__}": meter for meter in of_training}  # as in 2019
+    return names | {
+        "typing.Any": Any,
+        "collections.defaultdict": _plain_dict,
+        "numpy.dtype": _NumpyType,
+        "numpy.core.multiarray.scalar": _numpy_scalar,
+        "numpy._core.multiarray.scalar": _numpy_scalar,
+    }
 
 
 def _plain_dict(_factory: Any = None) -> dict[Any, Any]:
