@@ -1,14 +1,17 @@
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from w2v_compress.errors import InputError
 from w2v_compress.files import creating_folder, replacing, replacing_together, write_json
+from w2v_compress.runtime.model_file import ModelFile, write_model
 
 
 def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -65,6 +68,44 @@ def test_writes_through_a_link_and_with_the_usual_permissions(tmp_path: Path) ->
     assert target.read_text() == "new"
     plain.write_text("")
     assert target.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    old = os.umask(0o022)
+    yield os.umask
+    os.umask(old)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0o000])
+def test_permissions_are_those_that_open_gives(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, tiny_model: Callable[..., ModelFile]
+) -> None:
+    """Also where a library writes the file that lets nobody else read it, as safetensors does."""
+    umask(mask)
+
+    def write_privately(path: Path) -> None:
+        save_file({"weight": torch.zeros(1)}, path)
+        path.chmod(0o600)
+
+    (tmp_path / "plain").write_text("")
+    expected = stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    (tmp_path / "shared").write_text("")
+    (tmp_path / "shared").chmod(0o664)
+    for name in ("new", "shared"):
+        with replacing(tmp_path / name) as temporary:
+            write_privately(temporary)
+    with replacing_together(tmp_path / "graph.xml") as temporary:
+        write_privately(temporary)
+        write_privately(temporary.with_suffix(".bin"))
+    with creating_folder(tmp_path / "folder") as temporary:
+        write_privately(temporary / "file")
+    write_model(tmp_path / "model", tiny_model())
+    found = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in sorted(os.listdir(tmp_path))}
+    assert found.pop("shared") == 0o664
+    assert found.pop("folder") == 0o777 & ~mask
+    assert stat.S_IMODE((tmp_path / "folder" / "file").stat().st_mode) == expected
+    assert found == dict.fromkeys(["graph.bin", "graph.xml", "model", "new", "plain"], expected)
 
 
 def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ from .errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix: write there, and it takes the place of `path` on success.
 
-    On any failure the temporary file is removed and what was at `path` stays. Raises `InputError` that names `path`
-    when it cannot be written: no such folder, no permission, a full disk, something there that is not a plain file.
+    It gets the permissions that `open(path, "w")` would give, whatever wrote it: those of the file that it replaces, or
+    what the umask allows a new one. On any failure the temporary file is removed and what was at `path` stays. Raises
+    `InputError` that names `path` when it cannot be written: no such folder, no permission, a full disk, something
+    there that is not a plain file.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
@@ -28,6 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         yield temporary
+        _set_mode(temporary, _mode(target))
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -47,6 +51,7 @@ def replacing_together(path: Path) -> Iterator[Path]:
     with _temporary_folder(path, target) as folder:
         yield folder / target.name
         for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
+            _set_mode(file, _mode(target.with_name(file.name)))
             os.replace(file, target.with_name(file.name))
 
 
@@ -62,6 +67,10 @@ def creating_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: it exists and is not an empty folder")
     with _temporary_folder(path, target) as folder:
         yield folder
+        mode = _mode_of_new_files(folder)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                _set_mode(file, mode)
         os.replace(folder, target)
 
 
@@ -80,6 +89,30 @@ def _temporary_folder(path: Path, target: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file `target`, or, if there is none, of a new file in its place."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return _mode_of_new_files(target.parent)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """Seen from one that is made: the umask can only be read by changing it, for all threads."""
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        probe.touch()
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _set_mode(file: Path, mode: int) -> None:
+    """Only where it is another: some file systems have no permissions to change."""
+    if stat.S_IMODE(file.stat().st_mode) != mode:
+        file.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:
