@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+from .openmp import limit_spinning
 
 if TYPE_CHECKING:
     from .nn.compression import CompressionPoint
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["CompressionPoint", "InputError", "__version__", "load"]
+
+limit_spinning()  # here: whatever of this package is imported first, torch comes after it
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ..errors import InputError
-from . import PeerModule, Runtime, Setting
+from ..openmp import environment_of_peers
+from . import OURS, PeerModule, Runtime, Setting
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SECONDS_TO_END = 10.0
@@ -54,7 +55,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | dict.fromkeys(THREAD_VARIABLES, str(setting.threads)),
+                env=_environment(runtime) | dict.fromkeys(THREAD_VARIABLES, str(setting.threads)),
             )
 
     def run(self, audio: Sequence[Path], out: Path | None = None) -> Answer:
@@ -96,6 +97,10 @@ class Worker:
         printed = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(printed) if line.strip()), "")
         return f"its process {how}" + (f": {last}" if last else "")
+
+
+def _environment(runtime: Runtime) -> dict[str, str]:
+    return dict(os.environ) if runtime in OURS else environment_of_peers()
 
 
 def prepare(runtime: Runtime, setting: Setting) -> str | None:

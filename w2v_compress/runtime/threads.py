@@ -4,8 +4,6 @@ import math
 import os
 from pathlib import Path
 
-import torch
-
 from ..errors import InputError
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -17,6 +15,8 @@ def set_threads(threads: int | None) -> None:
     torch takes as many as the machine has cores, also where a container or a batch system gives this process fewer.
     Raises `InputError` when `threads` is below 1.
     """
+    import torch
+
     if threads is None:
         threads = min(torch.get_num_threads(), available_cores())
     elif threads < 1:
