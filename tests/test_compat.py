@@ -275,6 +275,61 @@ def test_a_refusal_is_one_line_on_the_terminal(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
+# --- steps of the optimizer ---------------------------------------------------------------------------------------
+
+
+def optimizer_of(kind: str, parameters: list[torch.nn.Parameter], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """fairseq's optimizer: Adam with weight decay, in fp32 or wrapped as in training in half precision."""
+    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer, build_optimizer
+
+    adam = {"_name": "adam", "lr": [0.1], "adam_betas": "(0.9, 0.98)", "adam_eps": 1e-6, "weight_decay": 0.1}
+    adam |= {"use_old_adam": True, "fp16_adam_stats": False, "tpu": False}
+    cfg = OmegaConf.structured(FairseqConfig)
+    OmegaConf.set_struct(cfg, False)
+    cfg.optimizer = adam
+    if kind == "fp32":
+        return build_optimizer(cfg.optimizer, parameters)
+    cfg.common.fp16, cfg.common.bf16 = "fp16" in kind, "bf16" in kind
+    cfg.common.fp16_init_scale = 1
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of a CPU
+    wrapper = MemoryEfficientFP16Optimizer if "memory" in kind else FP16Optimizer
+    return wrapper.build_optimizer(cfg, parameters)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "fp16", "bf16, memory efficient"])
+def test_a_step_leaves_parameters_untouched(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 joins all parameters to one vector, bf16 has a copy in fp32 of each."""
+    dtype = {"fp": torch.float32, "bf": torch.bfloat16}[kind[:2]] if kind != "fp16" else torch.float16
+
+    def values_after_two_updates(left: bool) -> list[torch.Tensor]:
+        start = [torch.linspace(-1, 1, size, dtype=dtype) for size in (3, 4, 2)]
+        parameters = [torch.nn.Parameter(values.clone()) for values in start]
+        optimizer = optimizer_of(kind, parameters, monkeypatch)
+        for update in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            if update == 1:  # as `legacy_ddp` leaves what had no gradient on any rank
+                parameters[1].grad = torch.zeros_like(parameters[1])
+            optimizer._needs_sync = True
+            optimizer.clip_grad_norm(0)
+            if update == 1:
+                before = parameters[1].detach().clone()
+            with compat.leaving_untouched(optimizer, parameters[1:2] if left and update == 1 else []):
+                optimizer.step()
+            optimizer.zero_grad()
+        if left:
+            assert torch.equal(parameters[1], before)
+            assert not torch.equal(parameters[1], start[1])
+        else:
+            assert not torch.equal(parameters[1], before)
+        return [parameter.detach() for parameter in parameters]
+
+    left, moved = values_after_two_updates(True), values_after_two_updates(False)
+    assert torch.equal(left[0], moved[0])
+    assert torch.equal(left[2], moved[2])
+
+
 # --- random numbers -----------------------------------------------------------------------------------------------
 
 

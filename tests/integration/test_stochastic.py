@@ -178,7 +178,9 @@ def test_an_outside_teacher_and_the_sandwich_go_through_fairseq(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
 def test_two_processes_run_the_same_points_and_stay_equal(
+    backend: str,
     folder: Path,
     finetuning: tuple[str, ...],
     sampled: Callable[..., list[str]],
@@ -186,14 +188,15 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     tmp_path: Path,
     two_processes: Callable[..., str],
 ) -> None:
-    """And they learn what one process does that sums the gradients of the two batches itself."""
+    """And they learn what one process does that sums the gradients of the two batches itself, with nothing more in the
+    configuration than the backend: upsampling for squeeze factors that an update does not use stays as it is."""
     elastic = ["task.sandwich=1", "task.inplace_distillation_weight=0.5", "optimization.max_update=3"]
+    elastic += ["model.learned_upsampling=[2,3,4]", "model.layerdrop=0.2", "optimizer.weight_decay=0.1"]
     elastic += ["dataset.batch_size=5"]  # three an epoch: one process gets a dummy for the fourth
     # Without this epsilon Adam makes much of the rounding of gradients that are 0.
     elastic += ["optimizer.adam_eps=1"]
     (folder / "recording.py").write_text(RECORDING)
-    settings = [f"checkpoint.save_dir={folder / 'two'}", "distributed_training.ddp_backend=pytorch_ddp"]
-    settings += ["distributed_training.find_unused_parameters=true"]
+    settings = [f"checkpoint.save_dir={folder / backend}", f"distributed_training.ddp_backend={backend}"]
     program = [str(folder / "recording.py"), str(folder / "rank")]
     two_processes(program, *config(folder, *finetuning, *elastic, *settings))
     first, second = (torch.load(folder / f"rank{rank}", weights_only=True) for rank in (0, 1))
@@ -207,6 +210,10 @@ def test_two_processes_run_the_same_points_and_stay_equal(
         torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
     head = "w2v_encoder.proj.weight"
     assert (alone[head] - start[head.removeprefix("w2v_encoder.")]).abs().max() > 1e-3
+    squeezes = {CompressionPoint.parse(point).squeeze for point in first["points"]}
+    maps = {squeeze: alone[f"w2v_encoder.w2v_model.encoder.upsampling.{squeeze}.weight"] for squeeze in (2, 3, 4)}
+    untouched = {squeeze for squeeze, weight in maps.items() if torch.equal(weight, torch.eye(32).repeat(squeeze, 1))}
+    assert untouched == {2, 3, 4} - squeezes != set()
 
 
 def test_the_best_checkpoint_is_chosen_by_a_point(

@@ -22,7 +22,7 @@ def model(**settings: float) -> AcousticModel:
 
 
 def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
-    encoder = model(layerdrop=0.3).w2v_model.encoder
+    encoder = model(layerdrop=0.3, layerdrop_by_seed=True).w2v_model.encoder
 
     def skipped(seed: int, draws: int) -> list[int]:
         torch.manual_seed(seed)
@@ -37,8 +37,18 @@ def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
     assert skipped(5, 0) == []
 
 
+def test_without_a_trainer_that_seeds_each_update_layer_drop_changes_from_pass_to_pass():
+    encoder = model(layerdrop=0.3).w2v_model.encoder
+    torch.manual_seed(5)
+    skips = [sorted(encoder.layers_to_skip()) for _ in range(300)]
+    assert 0.25 < sum(map(len, skips)) / (300 * 12) < 0.35
+    assert len({tuple(skip) for skip in skips}) > 100
+    torch.manual_seed(5)
+    assert [sorted(encoder.layers_to_skip()) for _ in range(300)] == skips
+
+
 def test_a_skipped_layer_lets_its_input_through():
-    encoder = model(layerdrop=0.5).w2v_model.encoder
+    encoder = model(layerdrop=0.5, layerdrop_by_seed=True).w2v_model.encoder
     torch.manual_seed(3)
     skipped = encoder.layers_to_skip()
     assert 0 < len(skipped) < 12

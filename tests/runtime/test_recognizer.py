@@ -135,6 +135,22 @@ def test_errors_are_by_file(recognizer: Recognizer, wav: Callable[..., Path], tm
         recognizer.transcribe([good], batch_size=0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_output_that_is_not_finite_is_an_error_and_no_empty_text(
+    tiny_model: Callable[..., ModelFile], tmp_path: Path, wav: Callable[..., Path], value: float
+) -> None:
+    model = tiny_model()
+    model.state["proj.weight"][:, 0] = value
+    write_model(tmp_path / "damaged.safetensors", model)
+    recognizer = Recognizer.load(tmp_path / "damaged.safetensors", precision="fp32")
+    paths = [wav("first.wav", 0.5), wav("second.wav", 0.7)]
+    for path, result in zip(paths, recognizer.recognize(paths), strict=True):
+        assert isinstance(result, InputError)
+        assert str(result).startswith(f"{path}: the network's output is not finite")
+    with pytest.raises(InputError, match=r"first\.wav: the network's output is not finite"):
+        recognizer.transcribe(paths[0])
+
+
 def test_the_shortest_audio_that_gives_a_frame(recognizer: Recognizer) -> None:
     samples = np.random.default_rng(0).normal(size=400).astype(np.float32)
     assert recognizer.emissions(samples, 16_000).shape == (1, 32)

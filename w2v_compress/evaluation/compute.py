@@ -80,11 +80,12 @@ def _groups(frames: int, factor: int) -> int:
 
 
 def _extractor_layers(architecture: Architecture, samples: int) -> Iterator[int]:
-    """Of each convolution; the first one's group norm takes the covariance of its windows (`nn.feature_extractor`)."""
+    """Of each convolution. The first one's group norm takes the covariance of its windows, and scales its weights, each
+    in two parts (`nn.feature_extractor`)."""
     in_channels, time = 1, samples
     for index, (channels, kernel, stride) in enumerate(architecture.conv_layers):
         time = (time - kernel) // stride + 1
         yield time * kernel * in_channels * channels
         if index == 0 and architecture.extractor_mode == "default":
-            yield kernel * (time * kernel + channels * kernel + channels)
+            yield kernel * (time * kernel + channels * kernel + channels + time * channels)
         in_channels = channels

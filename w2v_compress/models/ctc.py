@@ -94,9 +94,8 @@ class CtcModel(Wav2VecCtc):
 
         Raises `InputError` when the initial checkpoint does not go with the task, or the network lacks `point`.
         """
-        options = TrainingOptions(
-            **{choice.name: getattr(cfg, choice.name) for choice in dataclasses.fields(TrainingOptions)}
-        )
+        names = {choice.name for choice in dataclasses.fields(TrainingOptions)} - {"layerdrop_by_seed"}
+        options = TrainingOptions(layerdrop_by_seed=True, **{name: getattr(cfg, name) for name in names})
         if cfg.w2v_args is not None:
             settings: Any = OmegaConf.to_container(OmegaConf.create(cfg.w2v_args["model"]))
             point = default_point(settings)

@@ -70,6 +70,7 @@ class PretrainingModel(Wav2Vec2Model):
             attention_dropout=cfg.attention_dropout,
             activation_dropout=cfg.activation_dropout,
             layerdrop=cfg.encoder_layerdrop,
+            layerdrop_by_seed=True,
             checkpoint_activations=cfg.checkpoint_activations,
         )
         self.encoder = self.encoder_class(architecture, options)

@@ -31,6 +31,9 @@ class TrainingOptions:
     final_dropout: float = 0.0
     layerdrop: float = 0.0
     """Probability of skipping a layer (Fan et al. 2019)."""
+    layerdrop_by_seed: bool = False
+    """Which layers are skipped depends on torch's seed alone and not on the state of its generator: for trainers that
+    set the seed anew for each update, as fairseq does. Processes whose batches differ then skip the same layers."""
     feature_grad_mult: float = 1.0
     """Factor on the gradient that reaches the feature extractor; 0 freezes it."""
     checkpoint_activations: bool = False
@@ -142,6 +145,7 @@ class Encoder(nn.Module):
         self.layer_norm_first = architecture.layer_norm_first
         self.checkpoint_activations = options.checkpoint_activations
         self.layerdrop = options.layerdrop
+        self.layerdrop_by_seed = options.layerdrop_by_seed
         self.dropout = nn.Dropout(options.dropout)
         positional = WeightNormConvolution(channels, architecture.conv_pos, architecture.conv_pos_groups)
         self.pos_conv = nn.ModuleList([positional])  # fairseq's name is pos_conv.0
@@ -157,14 +161,11 @@ class Encoder(nn.Module):
         self.upsampling_activation = F.gelu if architecture.upsampling_activation == "gelu" else nn.Identity()
 
     def layers_to_skip(self) -> set[int]:
-        """Those that layer drop leaves out of this pass, in training only.
-
-        Which ones is a function of torch's seed, which fairseq sets to seed + update before each update, and not of
-        the state of the generator: processes whose batches differ must skip the same layers.
-        """
+        """Those that layer drop leaves out of this pass, in training only; see `TrainingOptions.layerdrop_by_seed`."""
         if not self.training or not self.layerdrop:
             return set()
-        draws = torch.rand(len(self.layers), generator=torch.Generator().manual_seed(torch.initial_seed()))
+        generator = torch.Generator().manual_seed(torch.initial_seed()) if self.layerdrop_by_seed else None
+        draws = torch.rand(len(self.layers), generator=generator)
         return {layer for layer, draw in enumerate(draws.tolist()) if draw < self.layerdrop}
 
     def forward(

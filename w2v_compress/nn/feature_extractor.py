@@ -95,12 +95,16 @@ class ChannelNorm(nn.Module):
         self.eps = 1e-5
 
     def fold(self, windows: Tensor, matrix: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Factor (batch, kernel, channels) and offset (batch, 1, channels): offset + windows @ factor is normalized.
+        """Factor (batch, 2 * kernel, channels) and offset (batch, 1, channels) for `normalize`.
 
         windows: (batch, frames, kernel), of which `lengths` (batch,) count, or all; matrix: (channels, kernel). The
         convolution's own bias, if any, goes away with the mean.
+
+        The moments are in fp64, under autocast too: what is loud in the windows and not in a channel, as a hum under a
+        high-pass filter, cancels in `w' C w`. The factor is in two parts, what rounding it leaves and what it takes,
+        because its rounding errors would let that through again.
         """
-        exact, matrix = windows.float(), matrix.float()
+        exact, matrix = windows.double(), matrix.double()
         if lengths is None:
             mean = exact.mean(1, keepdim=True)
             centred = exact - mean
@@ -111,11 +115,18 @@ class ChannelNorm(nn.Module):
             mean = (exact * valid).sum(1, keepdim=True) / count
             centred = (exact - mean) * valid
         covariance = centred.transpose(1, 2) @ centred / count  # (batch, kernel, kernel)
-        variance = ((matrix @ covariance) * matrix).sum(-1)  # (batch, channels)
-        scale = self.weight.float() * (variance + self.eps).rsqrt()
-        offset = self.bias.float() - scale * (mean @ matrix.T).squeeze(1)
-        factor = (scale.unsqueeze(-1) * matrix).transpose(1, 2)
-        return factor.to(windows.dtype), offset.unsqueeze(1).to(windows.dtype)
+        variance = ((matrix @ covariance) * matrix).sum(-1).clamp(min=0)  # (batch, channels)
+        scale = self.weight.double() * (variance + self.eps).rsqrt()
+        exact_factor = (scale.unsqueeze(-1) * matrix).transpose(1, 2)
+        rounded = exact_factor.to(windows.dtype)
+        factor = torch.cat([rounded, (exact_factor - rounded).to(windows.dtype)], 1)
+        return factor, (self.bias.double() - mean @ exact_factor).to(windows.dtype)
+
+    @staticmethod
+    def normalize(windows: Tensor, folded: tuple[Tensor, Tensor]) -> Tensor:
+        """Windows (batch, frames, kernel), or some of them, and what `fold` gave of all -> (batch, frames, channels)"""
+        factor, offset = folded
+        return torch.baddbmm(offset, torch.cat([windows, windows], 2), factor)
 
 
 class ExtractorLayer(nn.Module):
@@ -146,8 +157,8 @@ class ExtractorLayer(nn.Module):
     def forward(self, x: Tensor, folded: tuple[Tensor, Tensor] | None) -> Tensor:
         """(batch, time, in), which may be a part, and what `fold` gave of the whole -> (batch, frames, out)"""
         if folded is not None:
-            (windows,), (factor, offset) = strided_windows(x, self.kernel, self.stride), folded
-            return self.activation(torch.baddbmm(offset, windows, factor))
+            (windows,) = strided_windows(x, self.kernel, self.stride)
+            return self.activation(ChannelNorm.normalize(windows, folded))
         x = self.get_submodule("0")(x)
         if self.norm == "layer":
             x = self.get_submodule("2.1")(x)

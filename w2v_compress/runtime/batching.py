@@ -20,6 +20,8 @@ MOST_PADDING = 0.2
 class Assembly:
     """The log-probabilities of one audio, put together of those of its windows, or the reason why there are none."""
 
+    name: object = ""
+    """What errors call the audio."""
     samples: int = 0
     """Of the whole, at 16 kHz."""
     log_probs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
@@ -30,9 +32,9 @@ class Assembly:
     """Of computing."""
     error: InputError | None = None
 
-    def begin(self, samples: int, frames: int, units: int) -> None:
+    def begin(self, name: object, samples: int, frames: int, units: int) -> None:
         """Make room for the frames of audio of `samples` samples."""
-        self.samples, self.missing = samples, frames
+        self.name, self.samples, self.missing = name, samples, frames
         self.log_probs = torch.empty(frames, units)
 
     @property
@@ -53,8 +55,16 @@ class Piece:
     whole: Assembly
 
     def put(self, log_probs: Tensor, seconds: float) -> None:
-        """Take the window's log-probabilities (frames, units), and the `seconds` that they took."""
+        """Take the window's log-probabilities (frames, units), and the `seconds` that they took.
+
+        Where they are not finite, no text can be read from them: the whole then has an error.
+        """
         kept = log_probs[self.window.kept]
+        if not kept.isfinite().all():
+            self.whole.error = InputError(
+                f"{self.whole.name}: the network's output is not finite (NaN or infinite): "
+                "its weights are damaged, or too large for this precision (fp32 holds most)"
+            )
         self.whole.log_probs[self.first_frame : self.first_frame + len(kept)] = kept
         self.whole.missing -= len(kept)
         self.whole.seconds += seconds

@@ -216,7 +216,7 @@ class Recognizer:
             )
             detail = f"too short: {length:.0f} ms; it must be at least {shortest:.0f} ms"
             raise AudioError(source.name, "too short", detail)
-        whole.begin(moments.count, frames, self.model.architecture.num_units)
+        whole.begin(source.name, moments.count, frames, self.model.architecture.num_units)
         windows = self.windows(moments.count, point)
         first_frame = 0
         for window, samples in zip(windows, read_windows(blocks, windows, source.name), strict=True):

@@ -20,6 +20,7 @@ from fairseq.logging.meters import MetersDict, safe_round
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from ..compat import leaving_untouched
 from ..errors import InputError
 from ..nn import CompressionPoint, CompressionSpace
 from ..nn.compression import parse_points
@@ -77,6 +78,7 @@ class CompressionTask(FairseqTask):
             parse_points(cfg.points)
         self._space = _space_of(cfg)
         self._layers = 0  # of the network, known when it is built
+        self._without_gradient: list[nn.Parameter] = []
         if cfg.sandwich < 0:
             raise InputError(f"task.sandwich is {cfg.sandwich}; it must be 0 or above")
         if cfg.sandwich and self.compression_space().largest == self.compression_space().smallest:
@@ -135,7 +137,25 @@ class CompressionTask(FairseqTask):
         backward in its turn, and sample size and log are means over them."""
         points = self.points_of_update(update_num)
         if len(points) == 1:
-            return super().train_step(at_point(sample, points[0]), model, criterion, optimizer, update_num, ignore_grad)
+            outcome = super().train_step(
+                at_point(sample, points[0]), model, criterion, optimizer, update_num, ignore_grad
+            )
+        else:
+            outcome = self._train_at_each(points, sample, model, criterion, optimizer, update_num, ignore_grad)
+        # Noted here, since `legacy_ddp` fills them in as it exchanges gradients. They are the same on every rank.
+        self._without_gradient = [parameter for parameter in model.parameters() if parameter.grad is None]
+        return outcome
+
+    def _train_at_each(
+        self,
+        points: list[CompressionPoint],
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool,
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
         objective = self.objective(criterion, len(points))
         outcomes: list[tuple[Tensor, Any, dict[str, Any]]] = []
         for point in points:
@@ -149,6 +169,12 @@ class CompressionTask(FairseqTask):
         names = dict.fromkeys(name for log in logs for name in log)
         mean = {name: sum(log.get(name, 0) for log in logs) / len(points) for name in names}
         return sum(losses), sum(sizes) / len(points), mean
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """The stock step. Parameters without a gradient stay as they are, under every backend and in every precision:
+        upsampling for squeeze factors at which the update did not run, and layers that it skipped."""
+        with leaving_untouched(optimizer, self._without_gradient):
+            super().optimizer_step(optimizer, model, update_num)
 
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Tensor, Any, dict[str, Any]]:
         """The stock step at each of `valid_points`; loss and sample size are those of the first."""

@@ -63,6 +63,14 @@ def test_gives_what_the_recognizer_gives(
     assert (metadata["blank"], metadata["sample_rate"], metadata["samples_per_frame"]) == ("0", "16000", "20")
 
 
+def test_a_group_norm_over_long_audio_is_exact(
+    tmp_path: Path, small_path: Callable[..., Path], error_where_sums_are_long: Callable[..., float]
+) -> None:
+    model, out = small_path("base", normalize=False), tmp_path / "out.onnx"
+    onnx_export.export_onnx(model, out)
+    assert error_where_sums_are_long(model, session(out)) < 1e-6
+
+
 def test_int8_files_are_widened_and_int8_quantizes_matrix_products_only(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], largest_difference: Callable[..., float]
 ) -> None:

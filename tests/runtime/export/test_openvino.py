@@ -11,13 +11,17 @@ import numpy as np
 import openvino
 import pytest
 
+from w2v_compress.runtime.export.openvino import export_openvino
 from w2v_compress.runtime.model_file import read_header
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 def test_gives_what_the_recognizer_gives(
-    run: Run, tmp_path: Path, small_path: Callable[..., Path], largest_difference: Callable[..., float]
+    run: Run,
+    tmp_path: Path,
+    small_path: Callable[..., Path],
+    largest_difference: Callable[..., float],
 ) -> None:
     model, out = small_path("base", point="2,1,2"), tmp_path / "out.xml"
     status, printed, err = run("export", model, out, "--format", "openvino")
@@ -36,6 +40,20 @@ def test_gives_what_the_recognizer_gives(
         read_header(model).units.symbols
     )
     assert network.get_rt_info(["w2v_compress", "point"]).astype(str) == "2,1,2"
+
+
+def test_a_group_norm_over_long_audio_is_exact(
+    tmp_path: Path, small_path: Callable[..., Path], error_where_sums_are_long: Callable[..., float]
+) -> None:
+    model, out = small_path("base", normalize=False), tmp_path / "out.xml"
+    export_openvino(model, out)
+    compiled = openvino.Core().compile_model(out, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def infer(audio: np.ndarray, lengths: np.ndarray) -> Any:
+        outputs = compiled({"audio": audio, "lengths": lengths})
+        return outputs["logits"], outputs["frames"]
+
+    assert error_where_sums_are_long(model, infer) < 1e-6
 
 
 def test_a_missing_package_and_a_wrong_name_are_one_line(

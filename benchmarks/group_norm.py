@@ -1,0 +1,160 @@
+"""Errors of the logits of a base model in fp32, whose group norm is folded into the first convolution, against fp64.
+
+    python benchmarks/group_norm.py --json benchmarks/results/group_norm.json
+
+The reference is transformers in fp64. Stock fairseq in fp32 stands beside ours in training and inference and beside our
+exports. Random weights, with three kinds of first filters: random ones; band-pass ones, as trained models have; and
+high-pass ones, under which hum and offsets cancel. Audio: speech of the quickstart's corpus, one utterance at a time.
+"""
+
+import argparse
+import itertools
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from w2v_compress.console import print_table, progress_bar
+from w2v_compress.data.audio import SAMPLE_RATE, AudioArray, read_audio
+from w2v_compress.evaluation.machine import describe_machine
+from w2v_compress.files import write_json
+from w2v_compress.peers import PEERS, REFERENCE, Setting, fairseq, onnxruntime, openvino, transformers
+from w2v_compress.runtime.fairseq_checkpoint import export_random
+from w2v_compress.runtime.model_file import ModelFile, read_model, write_model
+from w2v_compress.runtime.recognizer import Recognizer
+
+CORPUS = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "corpus" / "audio"
+FILTERS = "w2v_model.feature_extractor.conv_layers.0.0.weight"
+STOCK = "fairseq"
+Run = Callable[[AudioArray], Tensor]
+"""(samples,) -> logits (frames, units)"""
+
+
+def filters(kind: str, shape: torch.Size, seed: int) -> Tensor:
+    """Weights (channels, 1, kernel) of the first convolution."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, _, kernel = shape
+    taps = torch.arange(float(kernel))
+    if kind == "band-pass":
+        frequencies, phases = torch.linspace(0.02, 0.48, channels), torch.rand(channels, generator=generator)
+        waves = torch.cos(2 * torch.pi * (frequencies[:, None] * taps + phases[:, None]))
+        weight = waves * torch.hann_window(kernel + 2, periodic=False)[1:-1]
+        weight -= weight.mean(1, keepdim=True)
+    else:  # differences of first to sixth order
+        rows = []
+        for channel in range(channels):
+            row = torch.ones(1)
+            for _ in range(1 + channel % 6):
+                row = torch.cat([row, torch.zeros(1)]) - torch.cat([torch.zeros(1), row])
+            rows.append(torch.nn.functional.pad(row / row.abs().sum(), (0, kernel - len(row))))
+        weight = torch.stack(rows) * (0.5 + torch.rand(channels, 1, generator=generator))
+    return weight.unsqueeze(1)
+
+
+def kinds_of_audio(seconds: float) -> dict[str, AudioArray]:
+    """Speech of this length, and what may happen to it."""
+    length = round(seconds * SAMPLE_RATE)
+    pieces: list[AudioArray] = []
+    for path in itertools.cycle(sorted(CORPUS.glob("*.opus"))):
+        pieces.append(read_audio(path))
+        if sum(map(len, pieces)) >= length:
+            break
+    speech = np.concatenate(pieces)[:length].astype(np.float64)
+    hum = 0.3 * np.sin(2 * np.pi * 50 * np.arange(length) / SAMPLE_RATE)
+    made = {
+        "speech": speech,
+        "speech, hum of 50 Hz": speech + hum,
+        "hum": hum,
+        "speech, offset of 0.5": speech + 0.5,
+        "speech, -60 dB": 1e-3 * speech,
+        "speech, clipped": np.clip(20 * speech, -1, 1),
+        "speech at -40 dB, hum": 1e-2 * speech + hum,
+    }
+    return {name: samples.astype(np.float32) for name, samples in made.items()}
+
+
+def runtimes(setting: Setting) -> dict[str, Run]:
+    """The reference first, then stock fairseq and ours."""
+    for module in (transformers, fairseq, onnxruntime, openvino):
+        module.prepare(setting)
+    peers = {"fairseq": fairseq, "our ONNX": onnxruntime, "our OpenVINO": openvino}
+    loaded = {name: module.load(setting) for name, module in peers.items()}
+    networks = {
+        "ours": read_model(setting.model).build(),
+        "our runtime": Recognizer.load(setting.model, precision="fp32", threads=setting.threads).model,
+    }
+    exact = transformers.network(setting, torch.float64)
+    found: dict[str, Run] = {"fp64": lambda audio: exact(torch.from_numpy(audio)[None].double()).logits[0]}
+    for name, run in loaded.items():
+        found[name] = lambda audio, run=run: torch.from_numpy(run([audio])[0])  # type: ignore[misc]
+    for name, network in networks.items():
+        found[name] = lambda audio, network=network: network(torch.from_numpy(audio)[None])[0][0]  # type: ignore[misc]
+    return found
+
+
+def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
+    """For each audio, the largest and the rms error of each runtime."""
+    found = runtimes(setting)
+    for length in seconds:
+        for kind, audio in kinds_of_audio(length).items():
+            with torch.inference_mode():
+                outputs = {name: run(audio).double() for name, run in found.items()}
+            exact = outputs.pop("fp64")
+            errors = {name: (logits - exact).abs() for name, logits in outputs.items()}
+            yield {
+                "seconds": length,
+                "audio": kind,
+                "largest": {name: float(error.max()) for name, error in errors.items()},
+                "rms": {name: float(error.square().mean().sqrt()) for name, error in errors.items()},
+            }
+
+
+def main() -> None:
+    """Measure, show and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 10.0, 60.0], help="of audio")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows: list[dict[str, Any]] = []
+    kinds = ("random", "band-pass", "high-pass")
+    steps = 7 * len(kinds) * len(arguments.seconds)
+    with tempfile.TemporaryDirectory() as name, progress_bar("Measuring", steps) as advance:
+        for kind in kinds:
+            folder = Path(name) / kind
+            folder.mkdir()
+            model = export_random("base", folder / "model.safetensors", arguments.seed)
+            if kind != "random":
+                changed = {FILTERS: filters(kind, model.state[FILTERS].shape, arguments.seed)}
+                write_model(folder / "model.safetensors", ModelFile(model.header, model.state | changed))
+            setting = Setting(model=folder / "model.safetensors", folder=folder, precision="fp32", threads=2)
+            for row in measure(setting, arguments.seconds):
+                rows.append({"filters": kind, **row})
+                advance(len(rows))
+    names = list(rows[0]["rms"])
+    lines = [
+        [
+            *(row["filters"], row["audio"], f"{row['seconds']:g} s", f"{row['rms'][STOCK]:.1e}"),
+            *(f"{row['rms'][name] / row['rms'][STOCK]:.2f}" for name in names if name != STOCK),
+        ]
+        for row in rows
+    ]
+    print_table(
+        "Rms error of the logits: fairseq's, and how many times as large ours are",
+        ["first filters", "audio", "length", *names],
+        lines,
+    )
+    if arguments.json:
+        settings = {"command": "python benchmarks/group_norm.py", "seed": arguments.seed, "reference": REFERENCE}
+        packages = {name: PEERS[name].packages for name in ("onnxruntime-fp32", "openvino-fp32")}
+        write_json(arguments.json, settings | {"machine": describe_machine(), "runtimes": packages, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
