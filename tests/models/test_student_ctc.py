@@ -1,5 +1,6 @@
 """`student_ctc`: what it takes from its initial checkpoint, masking, and what it refuses."""
 
+import dataclasses
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.compat import load_checkpoint
 from w2v_compress.errors import InputError
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
-from w2v_compress.runtime.model_file import quantize_file, read_model
+from w2v_compress.nn import CompressionPoint
+from w2v_compress.runtime.model_file import quantize_file, read_model, write_model
 
 LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 
@@ -133,6 +135,18 @@ def test_a_quantized_model_is_no_start(tiny_path, tmp_path):
     quantize_file(tiny_path, tmp_path / "int8.safetensors")
     with pytest.raises(InputError, match=r"int8\.safetensors: is quantized; training needs the floating-point model"):
         StudentCtc.build_model(config(tmp_path / "int8.safetensors"), task())
+
+
+def test_layers_keep_the_pooling_that_they_had_in_the_teacher(tmp_path, tiny_model):
+    model = tiny_model(encoder_layers=4)
+    point = CompressionPoint(2, (1, 1, 2, 4), (2, 1, 4, 1))
+    header = dataclasses.replace(model.header, point=point)
+    write_model(tmp_path / "teacher.safetensors", dataclasses.replace(model, header=header))
+    for settings, expected in (({}, "2,1:2,2:4"), ({"encoder_layers": 0, "layers": [3, 0, 2]}, "2,4:1:2,1:2:4")):
+        cfg = config(tmp_path / "teacher.safetensors", **settings)
+        student = StudentCtc.build_model(cfg, task())
+        assert str(student.point) == expected == cfg.w2v_args.model.point
+        assert student.eval()(torch.randn(1, 8000))["encoder_out"].isfinite().all()
 
 
 def test_a_saved_student_needs_no_initial_checkpoint(teacher):

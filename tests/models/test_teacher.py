@@ -40,9 +40,13 @@ def test_it_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
     assert not torch.equal(logits, Teacher(tiny_path, precision="fp32").logits(source, padding))
 
 
-def test_it_computes_in_the_precision_of_the_run_or_as_told(tiny_path):
+def test_it_computes_in_the_precision_of_the_run_or_as_told(tiny_path, caplog):
     source, padding = batch()
     teacher = Teacher(tiny_path)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert teacher.run(source, padding).logits.dtype == torch.float32  # on any CPU
+    assert [record.getMessage() for record in caplog.records] == [f"{tiny_path}: the teacher computes in fp32 on cpu"]
     assert teacher.run(source.bfloat16(), padding).logits.dtype == torch.bfloat16
     assert teacher.run(source.half(), padding).logits.dtype == torch.float16
     assert Teacher(tiny_path, precision="fp32").run(source.half(), padding).logits.dtype == torch.float32

@@ -72,7 +72,8 @@ class CtcDistillationConfig(CtcCriterionConfig):
         default="valid_frames", metadata={"help": "mean over valid frames, or as in the paper's released code"}
     )
     teacher_precision: PRECISION_CHOICES = field(  # type: ignore[valid-type]
-        default="auto", metadata={"help": "auto: bf16 or fp16 where the device has units for it"}
+        default="auto",
+        metadata={"help": "auto: that of the run if it is a half precision, on a GPU bf16 or fp16, on a CPU fp32"},
     )
     teacher_cache: str = field(
         default="", metadata={"help": "folder to keep the teacher's logits in, for runs without augmentation"}

@@ -63,17 +63,20 @@ class StudentCtc(CtcModel):
             raise InputError("model.init_checkpoint is empty; it must name a fine-tuned CTC checkpoint")
         initial = read_recognizer(Path(cfg.init_checkpoint))
         check_agreement(initial.header, task, cfg.init_checkpoint)
-        return _student_of(initial, cfg, options), initial.header.point
+        kept = _kept_layers(cfg, initial.header.architecture.encoder_layers)
+        return _student_of(initial, kept, cfg, options), initial.header.point.with_layers(kept)
 
 
-def _student_of(initial: ModelFile, cfg: StudentCtcConfig, options: TrainingOptions) -> AcousticModel:
+def _kept_layers(cfg: StudentCtcConfig, available: int) -> list[int]:
+    if not cfg.layers:
+        return select_layers(cfg.layer_selection, available, cfg.encoder_layers or available)
+    if cfg.encoder_layers not in (0, len(cfg.layers)):
+        raise InputError(f"model.encoder_layers is {cfg.encoder_layers}, but model.layers has {len(cfg.layers)}")
+    return check_layers(cfg.layers, available)
+
+
+def _student_of(initial: ModelFile, kept: list[int], cfg: StudentCtcConfig, options: TrainingOptions) -> AcousticModel:
     shape = initial.header.architecture
-    if cfg.layers:
-        if cfg.encoder_layers not in (0, len(cfg.layers)):
-            raise InputError(f"model.encoder_layers is {cfg.encoder_layers}, but model.layers has {len(cfg.layers)}")
-        kept = check_layers(cfg.layers, shape.encoder_layers)
-    else:
-        kept = select_layers(cfg.layer_selection, shape.encoder_layers, cfg.encoder_layers or shape.encoder_layers)
     widths = {name: getattr(cfg, name) or getattr(shape, name) for name in LAYER_SHAPE}
     architecture = dataclasses.replace(shape, encoder_layers=len(kept), **widths)
     network = AcousticModel(architecture, options=options)

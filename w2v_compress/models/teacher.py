@@ -1,6 +1,7 @@
 """The frozen recognizer that a student learns from, and what it said before, kept on disk."""
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from ..nn.feature_extractor import valid_mask
 from ..nn.precision import half_precision
 from ..runtime.fairseq_checkpoint import read_recognizer
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+logger = logging.getLogger(__name__)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
 
 
 def valid_lengths(padding_mask: Tensor | None) -> Tensor | None:
@@ -46,6 +49,7 @@ class Teacher:
         self.header = model.header
         self.network: AcousticModel = model.build()
         self.cache = None if cache is None else PosteriorCache(cache, path)
+        self._said_precision = False
 
     def run(self, source: Tensor, padding_mask: Tensor | None, *, keep_hidden: bool = False) -> AcousticOutput:
         """(batch, samples) and fairseq's padding mask -> what the network gives, fit for autograd to keep."""
@@ -60,6 +64,11 @@ class Teacher:
         parameter = self.network.proj.weight
         if parameter.dtype != dtype or parameter.device != source.device:
             self.network.to(source.device, dtype)
+        if not self._said_precision:
+            self._said_precision = True
+            logger.info(
+                "%s: the teacher computes in %s on %s", self.path, str(dtype).removeprefix("torch."), source.device
+            )
         with torch.autocast(source.device.type, enabled=False):
             lengths, point = valid_lengths(padding_mask), self.header.point
             return self.network.run(source.to(dtype), lengths, point=point, keep_hidden=keep_hidden)
@@ -89,11 +98,13 @@ class Teacher:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(source.device)
 
     def _dtype(self, source: Tensor) -> torch.dtype:
-        """The precision to compute in: that of the training run when it is a half precision itself."""
-        fixed = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        """The precision to compute in: by default that of the training run when it is a half precision itself, on a GPU
+        the one that it has units for, and on a CPU fp32, so that all CPUs give the same results."""
         if self.precision != "auto":
-            return fixed[self.precision]
-        return half_precision(source.device) if source.dtype == torch.float32 else source.dtype
+            return DTYPES[self.precision]
+        if source.dtype != torch.float32 or source.device.type == "cpu":
+            return source.dtype
+        return half_precision(source.device)
 
 
 class PosteriorCache:

@@ -5,7 +5,7 @@ A point (S, Q, K) is a squeeze factor, a query pooling factor and a key-value po
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -74,6 +74,14 @@ class CompressionPoint:
     def of_layers(self, layers: int) -> list[tuple[int, int]]:
         """(query pooling, key-value pooling) of each of `layers` layers; `InputError` when there are others."""
         return list(zip(self._spread("query_pool", layers), self._spread("key_value_pool", layers), strict=True))
+
+    def with_layers(self, kept: Sequence[int]) -> "CompressionPoint":
+        """The point of a network that has only the layers `kept`, each of which keeps its own factors."""
+        pools = (self.query_pool, self.key_value_pool)
+        return CompressionPoint(
+            self.squeeze,
+            *(factors if isinstance(factors, int) else tuple(factors[layer] for layer in kept) for factors in pools),
+        )
 
     def _spread(self, name: str, layers: int) -> tuple[int, ...]:
         factors = getattr(self, name)
