@@ -1,4 +1,4 @@
-"""What a distillation update costs with the teacher in fp32, in the precision it chooses, and from the cache.
+"""What a distillation update costs with the teacher in fp32, in bf16, and from the cache.
 
     python benchmarks/teacher_cache.py --json benchmarks/results/teacher_cache.json
 
@@ -71,7 +71,7 @@ def main() -> None:
         variants = {
             "without a teacher": {"kl_weight": 0.0, "ctc_weight": 1.0},
             "teacher in fp32": {"teacher_precision": "fp32"},
-            "teacher in auto": {"teacher_precision": "auto"},
+            "teacher in bf16": {"teacher_precision": "bf16"},
             "from the cache": {"teacher_cache": str(Path(folder, "cache"))},
         }
 

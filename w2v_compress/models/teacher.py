@@ -66,9 +66,8 @@ class Teacher:
             self.network.to(source.device, dtype)
         if not self._said_precision:
             self._said_precision = True
-            logger.info(
-                "%s: the teacher computes in %s on %s", self.path, str(dtype).removeprefix("torch."), source.device
-            )
+            names = {kind: name for name, kind in DTYPES.items()}
+            logger.info("%s: the teacher computes in %s on %s", self.path, names.get(dtype, dtype), source.device)
         with torch.autocast(source.device.type, enabled=False):
             lengths, point = valid_lengths(padding_mask), self.header.point
             return self.network.run(source.to(dtype), lengths, point=point, keep_hidden=keep_hidden)
