@@ -1,7 +1,7 @@
 """The commands that turn recognizers from and to files of other programs: export and import."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,7 +19,7 @@ def export(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="[SOURCE] OUT",
+            metavar="[SOURCE...] OUT",
             help="A fairseq checkpoint and a model file; with --format a model file and OUT.onnx, OUT.xml or a folder.",
         ),
     ],
@@ -37,6 +37,18 @@ def export(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    average: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="model: average the weights of N checkpoints: SOURCE, one that fairseq numbered, and those before it; "
+            "the newest in the folder SOURCE; or N that are named.",
+        ),
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="model: the moving average of the weights, kept with ema.store_ema=true.")
+    ] = False,
     point: PointOption = None,
     strict: StrictOption = False,
     int8: Annotated[bool, typer.Option("--int8", help="onnx: quantize the matrix products dynamically.")] = False,
@@ -46,9 +58,14 @@ def export(
     into what ONNX Runtime, OpenVINO or transformers run, at one compression point."""
     if form == "model":
         _refuse({"--point": point, "--strict": strict, "--int8": int8, "--opset": opset}, "needs another --format")
-        _export_model(paths, dictionary, architecture, seed)
+        if architecture:
+            _refuse({"--dict": dictionary, "--average": average, "--ema": ema}, "does not go with --architecture")
+            _export_random(paths, architecture, seed)
+        else:
+            _export_checkpoint(paths, dictionary, average, ema)
         return
-    _refuse({"--dict": dictionary, "--architecture": architecture}, f"does not go with --format {form}")
+    options = {"--dict": dictionary, "--architecture": architecture, "--average": average, "--ema": ema}
+    _refuse(options, f"does not go with --format {form}")
     if form != "onnx":
         _refuse({"--int8": int8, "--opset": opset}, "needs --format onnx")
     if len(paths) != 2:
@@ -83,21 +100,34 @@ def import_folder(
     print(f"{out}: {megabytes(out.stat().st_size)}, {len(header.units.symbols)} units from {folder / 'vocab.json'}")
 
 
-def _export_model(paths: list[Path], dictionary: Path | None, architecture: str | None, seed: int) -> None:
-    from .runtime import fairseq_checkpoint
+def _export_random(paths: list[Path], architecture: str, seed: int) -> None:
+    from .runtime.fairseq_checkpoint import export_random
 
-    expected = 1 if architecture else 2
-    if len(paths) != expected:
-        raise typer.BadParameter("give OUT with --architecture, else CHECKPOINT.pt and OUT", param_hint="paths")
-    if architecture:
-        fairseq_checkpoint.export_random(architecture, paths[0], seed)
-        units = "fairseq's LibriSpeech letters"
-    else:
-        units = fairseq_checkpoint.export_checkpoint(paths[0], paths[1], dictionary).units_source
-    print(f"{paths[-1]}: {megabytes(paths[-1].stat().st_size)}, units from {units}")
+    if len(paths) != 1:
+        raise typer.BadParameter("give OUT alone with --architecture", param_hint="paths")
+    export_random(architecture, paths[0], seed)
+    print(f"{paths[0]}: {megabytes(paths[0].stat().st_size)}, units from fairseq's LibriSpeech letters")
 
 
-def _refuse(options: dict[str, object], reason: str) -> None:
+def _export_checkpoint(paths: list[Path], dictionary: Path | None, average: int | None, ema: bool) -> None:
+    from .runtime.averaging import numbered_before
+    from .runtime.fairseq_checkpoint import export_checkpoint
+
+    *sources, out = paths
+    if len(sources) != 1 and len(sources) != average:
+        raise typer.BadParameter(
+            "give CHECKPOINT.pt and OUT, several checkpoints and OUT with --average and their number, or OUT with "
+            "--architecture",
+            param_hint="paths",
+        )
+    if average and len(sources) == 1:
+        sources = numbered_before(sources[0], average)
+    units = export_checkpoint(sources[0], out, dictionary, others=sources[1:], ema=ema).units_source
+    averaged = f"mean of {', '.join(source.name for source in sources)}; " if average else ""
+    print(f"{out}: {megabytes(out.stat().st_size)}, {averaged}units from {units}")
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
     """Wrong usage when one of these is given."""
     for name, value in options.items():
         if value:

@@ -16,6 +16,7 @@ from w2v_compress import compat
 from w2v_compress.data.units import Units
 from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.nn.encoder import Encoder
+from w2v_compress.runtime.fairseq_checkpoint import read_checkpoint
 from w2v_compress.runtime.model_file import read_model
 
 RECORDING = """
@@ -214,6 +215,16 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     maps = {squeeze: alone[f"w2v_encoder.w2v_model.encoder.upsampling.{squeeze}.weight"] for squeeze in (2, 3, 4)}
     untouched = {squeeze for squeeze, weight in maps.items() if torch.equal(weight, torch.eye(32).repeat(squeeze, 1))}
     assert untouched == {2, 3, 4} - squeezes != set()
+
+
+def test_the_moving_average_that_fairseq_keeps_is_exported(sampled: Callable[..., list[str]], tmp_path: Path) -> None:
+    sampled("ema.store_ema=true", "ema.ema_decay=0.5", "ema.ema_fp32=true", "optimization.max_update=3")
+    path = tmp_path / "checkpoint_last.pt"
+    kept = compat.load_checkpoint(path)["extra_state"]["ema"]
+    average, last = read_checkpoint(path, ema=True).model.state, read_checkpoint(path).model.state
+    for name, tensor in average.items():
+        torch.testing.assert_close(tensor, kept[f"w2v_encoder.{name}"])
+    assert not torch.equal(average["proj.weight"], last["proj.weight"])
 
 
 def test_the_best_checkpoint_is_chosen_by_a_point(

@@ -6,7 +6,7 @@ the pre-trained model it came from may be gone. To be fine-tuned, pre-trained ne
 """
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +23,7 @@ from ..files import replacing
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture, named_architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
+from . import averaging
 from .model_file import Header, ModelFile, read_model, write_model
 
 PREFIX = "w2v_encoder."
@@ -51,9 +52,11 @@ class InitialNetwork:
     fine_tuned: bool
 
 
-def export_checkpoint(checkpoint: Path, out: Path, dictionary: Path | None = None) -> FairseqCheckpoint:
+def export_checkpoint(
+    checkpoint: Path, out: Path, dictionary: Path | None = None, *, others: Sequence[Path] = (), ema: bool = False
+) -> FairseqCheckpoint:
     """Write the fairseq checkpoint as the model file `out`; arguments and errors are those of `read_checkpoint`."""
-    converted = read_checkpoint(checkpoint, dictionary)
+    converted = read_checkpoint(checkpoint, dictionary, others=others, ema=ema)
     write_model(out, converted.model)
     return converted
 
@@ -135,9 +138,13 @@ def write_checkpoint(path: Path, model: ModelFile) -> None:
         torch.save(checkpoint, temporary)
 
 
-def read_checkpoint(path: Path, dictionary: Path | None = None) -> FairseqCheckpoint:
+def read_checkpoint(
+    path: Path, dictionary: Path | None = None, *, others: Sequence[Path] = (), ema: bool = False
+) -> FairseqCheckpoint:
     """The CTC recognizer in a fairseq checkpoint, its weights as fp32.
 
+    others: checkpoints of the same run, whose weights are averaged with those of `path`. ema: take the moving average
+    of the weights that fairseq kept (`ema.store_ema`), in place of the weights.
     `dictionary` is fairseq's `dict.ltr.txt` or a folder that holds it. Without it the units are those in the
     checkpoint, else those of the dictionary beside the checkpoint or in its data folder, else, for 32 classes,
     fairseq's LibriSpeech letters. Raises `InputError` that names what the network here cannot represent, and the
@@ -146,6 +153,9 @@ def read_checkpoint(path: Path, dictionary: Path | None = None) -> FairseqCheckp
     from ..compat import load_checkpoint
 
     checkpoint = load_checkpoint(path)
+    if others or ema:
+        states = [_weights(path, checkpoint, ema), *(_weights(other, load_checkpoint(other), ema) for other in others)]
+        checkpoint["model"] = averaging.mean(states, [path, *others])
     with _naming(path):
         return _fine_tuned(Path(path), checkpoint, _Settings.of(checkpoint, FINE_TUNED), dictionary)
 
@@ -188,6 +198,11 @@ def read_recognizer(path: Path) -> ModelFile:
     if model.header.quantization is not None:
         raise InputError(f"{path}: is quantized; training needs the floating-point model that it was made from")
     return model
+
+
+def _weights(path: Path, checkpoint: Mapping[str, Any], ema: bool) -> dict[str, Tensor]:
+    with _naming(path):
+        return averaging.weights(checkpoint, ema=ema)
 
 
 @contextmanager
