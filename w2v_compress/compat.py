@@ -11,6 +11,7 @@ import ast
 import contextlib
 import functools
 import logging
+import os
 import re
 import sys
 import threading
@@ -58,7 +59,7 @@ def _apply() -> None:
     _import_fairseq()
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
-    from fairseq.data.audio.raw_audio_dataset import RawAudioDataset
+    from fairseq.data.audio import hubert_dataset, raw_audio_dataset
     from fairseq.distributed import utils as distributed_utils
     from fairseq.models import distributed_fairseq_model
     from fairseq.models.wav2vec import wav2vec2, wav2vec2_asr
@@ -80,7 +81,9 @@ def _apply() -> None:
     for models in (wav2vec2, wav2vec2_asr):
         models.np = _Replaced(np, random=_Replaced(np.random, random=layer_drops.random_sample))
 
-    RawAudioDataset.crop_to_max_size = _crop_to_max_size
+    raw_audio_dataset.RawAudioDataset.crop_to_max_size = _crop_to_max_size
+    for datasets in (raw_audio_dataset, hubert_dataset):
+        datasets.parse_path = _refusing_special_files(datasets.parse_path)
     utils.import_user_module = _refusing_second_copy(utils.import_user_module)
 
 
@@ -121,11 +124,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     file that is missing, truncated, not a fairseq checkpoint, or refused.
     """
     apply()
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: cannot be read: it is not a plain file")
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             state = _load(file)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
         raise InputError(f"{path}: is not a fairseq checkpoint (it holds no model)")
     return state
@@ -398,6 +404,23 @@ def _crop_to_max_size(_dataset: Any, tensor: Tensor, target_size: int, dim: int 
     """A random part of `target_size` along `dim`. The stock method indexes with a list, which torch is dropping."""
     surplus = tensor.size(dim) - target_size
     return tensor if surplus <= 0 else tensor.narrow(dim, np.random.randint(0, surplus + 1), target_size)
+
+
+# --- audio -----------------------------------------------------------------------------------------------------------
+
+
+def _refusing_special_files(stock: Callable[[str], tuple[str, list[int]]]) -> Callable[[str], tuple[str, list[int]]]:
+    """fairseq's `parse_path`, which it calls for each audio file before it reads that. A FIFO or a device could keep it
+    reading for ever."""
+
+    @functools.wraps(stock)
+    def parse_path(path: str) -> tuple[str, list[int]]:
+        file, place = stock(path)
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise InputError(f"{file}: is not a plain file")
+        return file, place
+
+    return parse_path
 
 
 # --- one copy of this package -------------------------------------------------------------------------------------
