@@ -114,6 +114,9 @@ def prepare(
 )
 def train(context: typer.Context) -> None:
     """Train with fairseq: the arguments of fairseq-hydra-train, and `model=NAME` works for our models too."""
+    from .extras import require_fairseq
+
+    require_fairseq("train")
     from fairseq_cli import hydra_train
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

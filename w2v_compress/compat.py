@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, _weights_only_unpickler, nn
 
 from .errors import InputError
+from .extras import require_fairseq
 from .nn.architecture import parse_conv_layers
 from .nn.encoder import Encoder
 
@@ -123,6 +124,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     fairseq would evaluate are checked to be literals. Raises `InputError`, naming the file and what is wrong, for a
     file that is missing, truncated, not a fairseq checkpoint, or refused.
     """
+    require_fairseq("reading a fairseq checkpoint")
     apply()
     path = Path(path)
     if path.exists() and not path.is_file():

@@ -17,6 +17,7 @@ from w2v_compress.data.audio import read_audio
 from w2v_compress.evaluation import benchmark as module
 from w2v_compress.evaluation import benchmark_tables, turns
 from w2v_compress.evaluation.benchmark import Plan, benchmark, choose_runtimes, write_audio
+from w2v_compress.extras import install_command
 from w2v_compress.nn import CompressionPoint
 from w2v_compress.nn.architecture import ARCHITECTURES
 from w2v_compress.peers import OURS, PEERS, Runtime
@@ -173,7 +174,7 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     chosen, left_out = choose_runtimes(["all"])
     assert {each.runtime for each in left_out} >= {"openvino-fp32", "openvino-bf16", "torchao-int8"}
     assert {each.runtime for each in left_out}.isdisjoint(runtime.name for runtime in chosen)
-    reason = "needs torchao, which is not installed: pip install 'w2v-compress[peers]'"
+    reason = f"needs torchao, which is not installed: {install_command('peers')}"
     assert reason in [each.reason for each in left_out]
     with pytest.raises(InputError, match=re.escape(f"--peers: torchao-int8 {reason}")):
         choose_runtimes(["fairseq-fp32", "torchao-int8"])

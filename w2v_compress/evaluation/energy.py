@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..extras import require
 
 POWERCAP = Path("/sys/class/powercap")
 JOULES_PER_KWH = 3.6e6
@@ -18,12 +19,7 @@ JOULES_PER_KWH = 3.6e6
 
 def require_codecarbon() -> Any:
     """The package codecarbon; `InputError` names the pip extra when it is not installed."""
-    try:
-        import codecarbon
-    except ImportError as error:
-        raise InputError(
-            f"--energy needs codecarbon ({error}): pip install -c constraints.txt -e '.[energy]'"
-        ) from None
+    codecarbon = require("--energy", "energy", "codecarbon")
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it talks before it reads `log_level`
     return codecarbon
 

@@ -14,6 +14,7 @@ from ..console import progress_bar
 from ..data.audio import SAMPLE_RATE, read_audio
 from ..data.manifest import Utterance
 from ..errors import InputError
+from ..extras import require
 from ..files import replacing
 from ..nn.compression import CompressionPoint, CompressionSpace
 from ..runtime.recognizer import Recognizer
@@ -194,10 +195,7 @@ def notes(report: SweepReport) -> list[str]:
 
 def require_matplotlib() -> Any:
     """matplotlib's pyplot, for files; `InputError` names the pip extra when it is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError(f"--plot needs matplotlib ({error}): pip install -c constraints.txt -e '.[plot]'") from None
+    matplotlib = require("--plot", "plot", "matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..extras import install_command
 from ..runtime import Precision
 
 Waveform = npt.NDArray[np.float32]
@@ -68,7 +69,7 @@ class Runtime:
         """One line that says what is not installed and which extra has it; None when all is there."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
-                return f"needs {package}, which is not installed: pip install 'w2v-compress[{self.extra}]'"
+                return f"needs {package}, which is not installed: {install_command(self.extra)}"
         return None
 
 

@@ -300,8 +300,8 @@ def test_refuses_options_that_cannot_be(option: dict[str, Any], message: str) ->
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
-    with pytest.raises(InputError, match=r"needs flashlight-text .*pip install 'w2v-compress\[lm\]'"):
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
+    with pytest.raises(InputError, match=r"beam search needs flashlight.* \(.*\): pip install 'flashlight-text>="):
         BeamSearchDecoder(UNITS, HOP)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ...data.units import SPECIALS, Units
 from ...errors import InputError
+from ...extras import require
 from .language_model import arpa_words, load_language_model
 from .lexicon import Spelling, read_lexicon, spell
 from .words import Decoded, Word, seconds_at, words_of_path
@@ -229,8 +230,4 @@ class BeamSearchDecoder:
 
 
 def _flashlight() -> Any:
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise InputError(f"beam search needs flashlight-text ({error}): pip install 'w2v-compress[lm]'") from None
-    return decoder
+    return require("beam search", "lm", "flashlight.lib.text.decoder")

@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
+from ...extras import require
 from ...files import replacing_together
 from ..recognizer import Point
 from .graph import INPUTS, OUTPUTS, Graph, description
 from .parity import Run, measure
-from .source import Exported, Source, check_suffix, quietly, require
+from .source import Exported, Source, check_suffix, quietly
 
 OPSETS = (18, 19, 20, 21, 22)
 """From 23 on attention is one operator, which ONNX Runtime does not run with our masks."""
@@ -39,7 +40,7 @@ def export_onnx(
     check_suffix(out, ".onnx")
     if opset not in OPSETS:
         raise InputError(f"ONNX opset {opset} is not known here; it must be one from {OPSETS[0]} to {OPSETS[-1]}")
-    require("onnx", "onnx", "onnxscript", "onnxruntime")
+    require("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
     source = Source.read(model, point, strict)
     quantized = None
     with replacing_together(out) as target, tempfile.TemporaryDirectory(dir=target.parent) as folder:

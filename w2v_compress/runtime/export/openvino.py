@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
+from ...extras import require
 from ...files import replacing_together
 from ..recognizer import Point
 from .graph import INPUTS, OUTPUTS, Graph, description
 from .parity import Run, measure
-from .source import Exported, Source, check_suffix, quietly, require
+from .source import Exported, Source, check_suffix, quietly
 
 SECTION = "w2v_compress"
 """Of the runtime information in the file, which holds `graph.description`."""
@@ -24,7 +25,7 @@ def export_openvino(model: Path, out: Path, *, point: Point | None = None, stric
     logits differ by more than `parity.TOLERANCE`.
     """
     check_suffix(out, ".xml")
-    require("openvino", "openvino")
+    require("--format openvino", "openvino", "openvino")
     source = Source.read(model, point, strict)
     with replacing_together(out) as target:
         _write(source, target)

@@ -1,6 +1,5 @@
 """What is exported, and what all formats have in common."""
 
-import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -50,15 +49,6 @@ class Exported:
     def bytes(self) -> int:
         """Size of all files."""
         return sum(file.stat().st_size for file in self.files)
-
-
-def require(extra: str, *packages: str) -> None:
-    """Raises `InputError` that names the pip extra when a package is missing or cannot be imported."""
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(f"this format needs {package} ({error}): pip install 'w2v-compress[{extra}]'") from None
 
 
 def check_suffix(out: Path, suffix: str) -> None:

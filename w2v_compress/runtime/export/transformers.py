@@ -1,6 +1,5 @@
 """Folders of Hugging Face transformers, `Wav2Vec2ForCTC` with its processor: the extra `[transformers]`."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from torch import Tensor
 
 from ...data.units import Units
 from ...errors import InputError
+from ...extras import hiding_broken_torchaudio, require
 from ...files import creating_folder, write_json
 from ...nn.compression import UNCOMPRESSED
 from .. import transformers_format
 from ..model_file import ModelFile
 from ..recognizer import Point
 from .parity import Batch, Difference, batches, difference, normalized, valid_rows
-from .source import Exported, Source, quietly, require
+from .source import Exported, Source, quietly
 
 UPSAMPLING = "w2v_model.encoder.upsampling."
 
@@ -49,25 +49,13 @@ def export_transformers(model: Path, out: Path, *, point: Point | None = None, s
 
 
 def load_package() -> Any:
-    """The package transformers, with the classes that are used here. Raises `InputError` when it is missing.
+    """The package transformers, with the classes that are used here. Raises `InputError` when it is missing."""
+    with hiding_broken_torchaudio(), quietly():
+        transformers = require("--format transformers", "transformers", "transformers")
+        from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor  # noqa: F401 - imported on demand, which is now
 
-    It imports torchaudio where that is there, which nothing here needs. fairseq brings a torchaudio that cannot be
-    loaded beside a torch for CPUs alone, and must not stop it.
-    """
-    hidden = "torchaudio" not in sys.modules
-    if hidden:
-        sys.modules["torchaudio"] = None  # type: ignore[assignment]
-    try:
-        with quietly():
-            require("transformers", "transformers")
-            import transformers
-            from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor  # noqa: F401 - imported on demand, which is now
-
-            transformers.utils.logging.disable_progress_bar()
-        return transformers
-    finally:
-        if hidden:
-            del sys.modules["torchaudio"]
+        transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 def write_folder(model: ModelFile, folder: Path) -> None:
