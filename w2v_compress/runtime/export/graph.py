@@ -37,18 +37,17 @@ class ExtractorProducts(nn.Module):
         """In place of `ExtractorLayer.fold`: the normalized output of all frames (batch, frames, out), of which
         `lengths` (batch,) are valid.
 
-        Variances are taken of the output itself: folding them takes fp64, which not every runtime has.
+        The moments are those of the output itself: to fold them takes fp64, which not every runtime has.
         """
         if not isinstance(self.norm, ChannelNorm):
             return None
         (windows,) = strided_windows(x, self.kernel, self.stride)
         frames = windows.shape[1]
-        valid = valid_mask(lengths, frames).unsqueeze(-1).to(windows)
+        valid = in_blocks(valid_mask(lengths, frames).unsqueeze(-1).to(windows))
         count = lengths.view(-1, 1, 1).to(windows)
-        mean = sum_of_frames(in_blocks(windows * valid)) / count
-        mean = mean + sum_of_frames(in_blocks((windows - mean) * valid)) / count  # what rounding took from it
-        centred = F.linear(in_blocks(windows), self.matrices[0]) - F.linear(mean, self.matrices[0])[:, None, None]
-        variance = sum_of_frames(centred.square() * in_blocks(valid)) / count
+        out = F.linear(in_blocks(windows), self.matrices[0])
+        centred = out - (sum_of_frames(out * valid) / count)[:, None, None]
+        variance = sum_of_frames(centred.square() * valid) / count
         scale = (variance + self.norm.eps).rsqrt() * self.norm.weight
         return centred.flatten(1, 3)[:, :frames] * scale + self.norm.bias
 
