@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import w2v_compress
-from w2v_compress import cli
+from w2v_compress import InputError, cli
 from w2v_compress.nn import architecture
 from w2v_compress.runtime.model_file import ModelFile, read_header, write_model
 
@@ -62,6 +62,42 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert "Usage" in err
+
+
+def test_it_is_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "w2v_compress", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{w2v_compress.__version__}\n"
+
+
+def test_what_is_no_model_file_but_can_become_one(run: Run, tmp_path: Path, wav: Callable[..., Path]) -> None:
+    for zipped in (True, False):
+        torch.save({"model": {}}, tmp_path / "teacher.pt", _use_new_zipfile_serialization=zipped)
+        status, _, err = run("transcribe", tmp_path / "teacher.pt", wav("a.wav", 1.0))
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.endswith(f"`w2v-compress export {tmp_path / 'teacher.pt'} OUT.safetensors`\n")
+    with pytest.raises(InputError, match=r"is a folder; .*`w2v-compress import .* OUT\.safetensors`"):
+        w2v_compress.load(str(tmp_path))
+    with pytest.raises(InputError, match="is not a plain file"):
+        w2v_compress.load(os.devnull)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model=student_ctc"], "train: no task is chosen, and model.normalize is taken from task.normalize: give one"),
+        (["task=compressed_finetuning", "criterion=ctc", "model=compressed_ctc"], "train: task.data is missing: give"),
+        ([], "train: the size of a batch is missing: give dataset.max_tokens="),
+    ],
+)
+def test_training_says_what_is_missing(arguments: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "w2v_compress", "train", *arguments, f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"w2v-compress: {said}")
+    assert "Traceback" not in done.stderr
 
 
 def test_wrong_models_are_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:

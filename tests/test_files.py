@@ -47,9 +47,24 @@ def test_a_full_disk_is_an_input_error_that_names_the_path(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
-def test_refuses_a_missing_folder_a_folder_and_a_device(tmp_path: Path) -> None:
+def test_missing_folders_are_made_and_go_again_after_a_failure(tmp_path: Path) -> None:
+    for write in (replacing, replacing_together):
+        path = tmp_path / write.__name__ / "new" / "out.txt"
+        with pytest.raises(RuntimeError, match="halfway"), write(path) as temporary:
+            fail_after_writing(temporary)
+        assert not (tmp_path / write.__name__).exists()
+        with write(path) as temporary:
+            temporary.write_text("new")
+        assert path.read_text() == "new"
+    with creating_folder(tmp_path / "made" / "folder") as temporary:
+        (temporary / "file").touch()
+    assert (tmp_path / "made" / "folder" / "file").is_file()
+
+
+def test_refuses_an_impossible_folder_a_folder_and_a_device(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
     for path, reason in (
-        (tmp_path / "absent" / "out.txt", "does not exist"),
+        (tmp_path / "plain" / "out.txt", "the folder .*plain cannot be made: "),
         (tmp_path, "not a plain file"),
         (Path(os.devnull), "not a plain file"),
     ):
@@ -155,10 +170,11 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_folders_and_several_files_name_what_is_wrong(
     write: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="absent does not exist"), write(tmp_path / "absent" / "out"):
+    (tmp_path / "plain").touch()
+    with pytest.raises(InputError, match="plain cannot be made"), write(tmp_path / "plain" / "out"):
         pytest.fail("entered")
     with pytest.raises(InputError, match="out: cannot be written: No space left on device"), write(tmp_path / "out"):
         raise OSError(28, "No space left on device")
     with pytest.raises(OSError, match="a library"), write(tmp_path / "out"):
         raise OSError("a library cannot be loaded")
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["plain"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,8 +128,15 @@ def train(context: typer.Context) -> None:
     sys.argv = ["fairseq-hydra-train", *context.args]
     try:
         hydra_train.cli_main()
+    except AssertionError as error:
+        if "Must specify batch size" not in str(error):
+            raise
+        raise InputError(
+            "train: the size of a batch is missing: give dataset.max_tokens=SAMPLES or dataset.batch_size=N, or a yaml "
+            "with --config-dir and --config-name"
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"train: {error}") from error
+        raise InputError(f"train: {_plainly(str(error))}") from error
 
 
 @app.command()
@@ -217,6 +225,19 @@ def _train_registered(configuration: Any, **options: Any) -> None:
 
     _register_plugin()
     fairseq_train(configuration, **options)
+
+
+def _plainly(error: str) -> str:
+    """What hydra and OmegaConf say of a setting that is missing, in terms of the command line."""
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", error):
+        return f"{missing[1]} is missing: give {missing[1]}=..."
+    if absent := re.search(r"Error trying to access (\w+)\.(\w+): node `\1` is not a container", error):
+        group, name = absent.groups()
+        asking = re.search(r"full_key: ([\w.]+)", error)
+        taken = f", and {asking[1]} is taken from {group}.{name}" if asking else ""
+        example = " such as task=compressed_finetuning task.data=FOLDER" if group == "task" else f" {group}=NAME"
+        return f"no {group} is chosen{taken}: give one,{example}, or a yaml with --config-dir and --config-name"
+    return error
 
 
 def _register_plugin() -> None:

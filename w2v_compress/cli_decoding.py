@@ -9,6 +9,8 @@ import typer
 from .console import warnings_said
 from .errors import InputError
 
+STANDARD_INPUT = Path("-")
+
 
 def set_decoder(
     recognizer: Any,
@@ -58,14 +60,20 @@ def print_words(path: Path, words: Iterable[Any]) -> None:
     print(flush=True)
 
 
+def name_of(path: Path) -> str:
+    """What the audio is called in files that are written: the file's name without its suffix, or `stdin`."""
+    return "stdin" if path == STANDARD_INPUT else path.stem
+
+
 def check_ctm_names(audio: Iterable[Path]) -> None:
     """`InputError` when two files would be one in CTM, or a name is none there; done before the work."""
     files: dict[str, Path] = {}
     for path in audio:
-        other = files.setdefault(path.stem, path)
+        name = name_of(path)
+        other = files.setdefault(name, path)
         if other != path:
-            raise InputError(f"--ctm: {other} and {path} would both be called {path.stem}")
-        if path.stem.split() != [path.stem] or path.stem.startswith(";;"):
+            raise InputError(f"--ctm: {other} and {path} would both be called {name}")
+        if name.split() != [name] or name.startswith(";;"):
             raise InputError(f"--ctm: {path}: a name in CTM has no spaces and does not begin with ;;")
 
 
@@ -74,7 +82,7 @@ def write_ctm(path: Path, words: Mapping[Path, Iterable[Any]]) -> None:
     from .files import write_text
 
     lines = [
-        f"{file.stem} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n"
+        f"{name_of(file)} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n"
         for file, said in words.items()
         for word in said
     ]

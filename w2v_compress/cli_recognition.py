@@ -1,13 +1,14 @@
 """The commands that run a recognizer: transcribe, evaluate and sweep, each at a point of compression."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli_decoding import check_ctm_names, decoder_name, print_words, set_decoder, write_ctm
+from .cli_decoding import STANDARD_INPUT, check_ctm_names, decoder_name, name_of, print_words, set_decoder, write_ctm
 from .cli_options import (
     BatchSizeOption,
     BeamOption,
@@ -33,7 +34,9 @@ from .errors import InputError
 
 def transcribe(
     model: ModelArgument,
-    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile reads.")],
+    audio: Annotated[
+        list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile reads; - is standard input.")
+    ],
     emissions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write log-probabilities, (frames, units), as DIR/NAME.npy.")
     ] = None,
@@ -64,6 +67,8 @@ def transcribe(
     from .files import write_json
     from .runtime.recognizer import Recognizer
 
+    if audio.count(STANDARD_INPUT) > 1:
+        raise typer.BadParameter("standard input can be read once", param_hint="AUDIO")
     targets = _emission_files(audio, emissions)
     if ctm:
         check_ctm_names(audio)
@@ -83,7 +88,8 @@ def transcribe(
     words: dict[Path, Any] = {}
     results: list[dict[str, Any]] = []
     failed = False
-    transcripts = recognizer.recognize(audio, batch_size=batch_size, point=chosen)
+    sources = (sys.stdin.buffer if path == STANDARD_INPUT else path for path in audio)
+    transcripts = recognizer.recognize(sources, batch_size=batch_size, point=chosen)
     with progress_bar("Transcribing", len(audio)) as advance, warnings_said():
         for path, result in zip(audio, transcripts, strict=True):
             advance(len(results) + 1)
@@ -320,7 +326,7 @@ def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
     """Where the log-probabilities of each file go; two files may not go to one place."""
     if folder is None:
         return {}
-    targets = {path: folder / f"{path.stem}.npy" for path in audio}
+    targets = {path: folder / f"{name_of(path)}.npy" for path in audio}
     sources = {target: path for path, target in targets.items()}
     for path, target in targets.items():
         if sources[target] != path:

@@ -77,12 +77,12 @@ def stochastic(
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw WER against time.")] = None,
 ) -> None:
     """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), as measured."""
-    from .evaluation.stochastic import claim_table, markdown, plot, point_table, read_results
+    from .evaluation.stochastic import markdown, plot, read_results, terminal_tables
     from .files import write_text
 
     report = read_results(results)
-    print_table("Claims", *claim_table(report))
-    print_table("Points", *point_table(report))
+    for table in terminal_tables(report):
+        print_table(*table)
     if markdown_file:
         write_text(markdown_file, markdown(report))
     if plot_file:

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix: write there, and it takes the place of `path` on success.
 
     It gets the permissions that `open(path, "w")` would give, whatever wrote it: those of the file that it replaces, or
-    what the umask allows a new one. On any failure the temporary file is removed and what was at `path` stays. Raises
-    `InputError` that names `path` when it cannot be written: no such folder, no permission, a full disk, something
-    there that is not a plain file.
+    what the umask allows a new one. Folders that are missing are made. On any failure the temporary file is removed,
+    and so are these folders, and what was at `path` stays. Raises `InputError` that names `path` when it cannot be
+    written: no permission, a full disk, something there that is not a plain file.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         raise InputError(f"{path}: cannot be written: it exists and is not a plain file")
-    if not target.parent.is_dir():
-        raise InputError(f"{path}: cannot be written: the folder {target.parent} does not exist")
     # not `tempfile`, whose files only their owner may read
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
-    try:
-        yield temporary
-        _set_mode(temporary, _mode(target))
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _parents(path, target):
+        try:
+            yield temporary
+            _set_mode(temporary, _mode(target))
+            os.replace(temporary, target)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,8 +58,8 @@ def replacing_together(path: Path) -> Iterator[Path]:
 def creating_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which becomes `path` on success and is removed on any failure.
 
-    Raises `InputError` that names `path` when it cannot be written, or is there already and not an empty folder: what
-    else may be in a folder is not ours to remove.
+    Folders above it that are missing are made. Raises `InputError` that names `path` when it cannot be written, or is
+    there already and not an empty folder: what else may be in a folder is not ours to remove.
     """
     target = Path(path).resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -77,18 +76,36 @@ def creating_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary_folder(path: Path, target: Path) -> Iterator[Path]:
     """Beside `target`, the absolute form of `path`; removed in the end."""
-    if not target.parent.is_dir():
-        raise InputError(f"{path}: cannot be written: the folder {target.parent} does not exist")
     folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # not `tempfile`, as above
+    with _parents(path, target):
+        try:
+            folder.mkdir()
+            yield folder
+        except OSError as error:
+            if error.errno is None:  # not of the system: a library that cannot be loaded, say
+                raise
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _parents(path: Path, target: Path) -> Iterator[None]:
+    """Makes the folders above `target`, the absolute form of `path`; those that are empty after a failure go again."""
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
-        folder.mkdir()
-        yield folder
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno is None:  # not of the system: a library that cannot be loaded, say
-            raise
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(
+            f"{path}: cannot be written: the folder {target.parent} cannot be made: {error.strerror or error}"
+        ) from None
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _mode(target: Path) -> int:

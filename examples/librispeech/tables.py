@@ -3,6 +3,7 @@
 One table for each test set: WER, time and multiply-accumulates of every model at every point, the fastest first.
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -53,13 +54,15 @@ def tables(folder: Path) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        sys.exit("usage: tables.py SWEEPS OUT.md")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=Path, metavar="SWEEPS", help="folder of what `w2v-compress sweep --json` wrote")
+    parser.add_argument("out", type=Path, metavar="OUT.md", help="the Markdown file to write")
+    arguments = parser.parse_args()
     try:
-        text = tables(Path(sys.argv[1]))
+        text = tables(arguments.sweeps)
+        write_text(arguments.out, text)
     except InputError as error:
         sys.exit(f"tables.py: {error}")
-    write_text(Path(sys.argv[2]), text)
     print(text)
 
 

@@ -7,6 +7,7 @@ The language model is a bigram of the training prompts' texts alone, with absolu
 word score are those with the fewest word errors on the dev prompts. Files go to out/, the figures to out/lm.json.
 """
 
+import argparse
 import dataclasses
 import itertools
 import math
@@ -99,7 +100,7 @@ class Emissions:
 
 def run(out: Path) -> None:
     data, model, lm, lexicon = (out / name for name in ("data", "teacher.safetensors", "bigram.arpa", "lexicon.txt"))
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     if not (data / "test.tsv").exists():
         print(prepare("csv", HERE / "corpus", data).closing_line())
     if not model.exists():
@@ -147,7 +148,10 @@ def run(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for what is made (default: %(default)s)")
+    arguments = parser.parse_args()
     try:
-        run(HERE / "out")
+        run(arguments.out)
     except InputError as error:
         sys.exit(f"quickstart: {error}")

@@ -290,3 +290,58 @@ def test_moments_of_blocks_are_those_of_the_whole(offset: float, speech) -> None
     assert moments.count == 32_000
     np.testing.assert_allclose(moments.normalize(audio[300:900]), expected[300:900].astype(np.float64), atol=1e-6)
     np.testing.assert_allclose(moments.normalize(audio), normalize(audio), rtol=0, atol=1e-6)
+
+
+class Pipe(io.RawIOBase):
+    """What comes from another program: read once, from its beginning to its end."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._content.readinto(buffer)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "opus"])
+def test_bytes_and_file_objects_give_what_the_file_gives(kind: str, encoded, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(encoded(kind))
+    expected = read_audio(path)
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        for source in (content, bytearray(content), io.BytesIO(content), file, Pipe(content)):
+            opened = open_audio(source)
+            for _ in range(2):  # as long audio is
+                np.testing.assert_array_equal(np.concatenate(list(opened.blocks())), expected)
+    assert open_audio(path.open("rb")).name == str(path)
+
+
+def test_file_objects_that_are_no_audio(encoded, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded("wav"))
+    closed = path.open("rb")
+    closed.close()
+    for source, message in (
+        (b"", "audio stream: the file is empty"),
+        (b"no audio" * 100, "audio stream: is damaged, cut short, or not audio"),
+        (path.read_bytes()[:-100], "audio stream: is cut short"),
+        (closed, f"{path}: cannot be read: "),
+        (path.open(encoding="latin-1"), f"{path}: was opened as text"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_audio(source)
+        assert str(caught.value).startswith(message)
+    with pytest.raises(InputError, match="audio stream: `rate` goes with an array only"):
+        read_audio(path.read_bytes(), 16_000)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_wav_from_a_pipe_says_no_length(encoded, size: int) -> None:
+    content = bytearray(encoded("wav"))
+    place = content.index(b"data") + 4
+    for start in (4, place):
+        content[start : start + 4] = size.to_bytes(4, "little")
+    np.testing.assert_array_equal(read_audio(bytes(content)), read_audio(encoded("wav")))

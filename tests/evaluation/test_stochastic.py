@@ -67,6 +67,19 @@ def test_the_command_shows_what_was_written(
     assert (tmp_path / "tables.md").read_text() == markdown(results)
 
 
+def test_the_committed_results_fit_a_terminal(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = Path(__file__).resolve().parents[2] / "examples" / "stochastic" / "results"
+    for path in folder.glob("*/results.json"):
+        status, out, _ = run("tables", "stochastic", path)
+        assert status == 0
+        assert "…" not in out
+        assert max(map(len, out.splitlines())) <= 80
+        assert "difference of" in out
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -1,7 +1,10 @@
 """Speech from files and arrays, as 16 kHz mono float32; whatever is not sound audio is refused with the reason."""
 
+import io
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +32,10 @@ SILENCE = 2.0**-14
 
 AudioArray = npt.NDArray[np.float32]
 ARRAY_NAME = "audio array"
-"""What errors call audio that is no file."""
+STREAM_NAME = "audio stream"
+"""What errors call audio that has no name."""
 
-_UNKNOWN_SIZE = 0xFFFFFFFF  # what a writer to a pipe leaves where the length of the data belongs
+_UNKNOWN_SIZE = 0x7FFFF000  # from here on: what writers to a pipe, such as sox and ffmpeg, give as length of the data
 _UNKNOWN_FRAMES = 2**60
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 _INTEGER_SCALES = {"uint8": (128, 128.0), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}
@@ -80,14 +84,16 @@ def open_audio(source: Any, rate: int | None = None) -> AudioSource:
 
     An array is not copied: it must stay as it is until it has been read.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+    if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
+        name, file = _file(source)
         if rate is not None:
-            raise InputError(f"{source}: `rate` goes with an array only; a file states its own")
-        path = Path(source)
-        with _opened(path) as file:
-            rate = file.samplerate
-        _check_rate(rate, source)
-        return AudioSource(source, rate, partial(_file_blocks, path))
+            raise InputError(f"{name}: `rate` goes with an array only; a file states its own")
+        with _opened(file, name) as audio:
+            rate = audio.samplerate
+        _check_rate(rate, name)
+        return AudioSource(name, rate, partial(_file_blocks, file, name))
     if rate is None:
         raise InputError(f"{ARRAY_NAME}: `rate`, its samples a second, is needed")
     array = _checked_array(source)
@@ -98,8 +104,9 @@ def open_audio(source: Any, rate: int | None = None) -> AudioSource:
 def read_audio(source: Any, rate: int | None = None, *, allow_silence: bool = True) -> AudioArray:
     """The speech in `source` as 16 kHz mono, shape (samples,).
 
-    `source` is a path, or an array of shape (samples,) or (samples, channels) with its sampling `rate` in Hz: floats
-    in [-1, 1], or uint8, int16 or int32 samples. Channels are averaged; other rates are resampled by soxr.
+    `source` is a path, the bytes of a file, a binary file object, or an array of shape (samples,) or (samples,
+    channels) with its sampling `rate` in Hz: floats in [-1, 1], or uint8, int16 or int32 samples. Channels are
+    averaged; other rates are resampled by soxr.
     Raises `AudioError`, an `InputError`, when a file is missing, not audio, damaged or cut short, and when there are
     no samples, samples that are not finite or, unless `allow_silence`, nothing but silence.
     """
@@ -114,7 +121,7 @@ def decode_file(path: Path, *, max_seconds: float | None = None) -> Decoded:
     `AudioError` with the reason `missing`, `unreadable`, `empty`, or `overlong` (before decoding) for more than
     `max_seconds`.
     """
-    with _opened(path) as file:
+    with _opened(path, path) as file:
         if max_seconds is not None and file.frames > max_seconds * file.samplerate:
             raise _overlong(path, file.frames / file.samplerate, max_seconds)
         blocks = [np.zeros((0, file.channels), np.float32), *_decoded_blocks(file, path)]
@@ -179,32 +186,67 @@ class _SequentialFile(soundfile.SoundFile):
         return False
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """The file at `path`; whatever goes wrong with it, here or as it is read, is an `AudioError`."""
+def _file(source: Any) -> tuple[object, Path | BinaryIO]:
+    """What errors call a path or a file object, and what can be read from its beginning any number of times.
+
+    What cannot be sought in, as a pipe, is first copied to a temporary file.
+    """
+    if isinstance(source, str | os.PathLike):
+        return source, Path(source)
+    named = getattr(source, "name", None)
+    name = named if isinstance(named, str) else STREAM_NAME
+    if isinstance(source, io.TextIOBase):
+        raise InputError(f"{name}: was opened as text; audio must be opened as binary, as by open(path, 'rb')")
     try:
-        if not path.exists():
-            raise AudioError(path, "missing", "no such file")
-        if not path.is_file():
-            raise AudioError(path, "unreadable", "is not a file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise AudioError(path, "empty", "the file is empty")
-            if _is_cut_short(file):
-                raise AudioError(path, "unreadable", "is cut short: it ends before the audio that it promises")
-        with _SequentialFile(path) as audio:
+        if source.seekable():
+            return name, source
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - it goes when nothing reads it any more
+        shutil.copyfileobj(source, copy)
+    except (OSError, ValueError) as error:
+        raise AudioError(name, "unreadable", f"cannot be read: {error}") from None
+    return name, copy
+
+
+@contextmanager
+def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile]:
+    """A file, from its beginning; whatever goes wrong with it, here or as it is read, is an `AudioError`."""
+    try:
+        if isinstance(file, Path):
+            if not file.exists():
+                raise AudioError(name, "missing", "no such file")
+            if not file.is_file():
+                raise AudioError(name, "unreadable", "is not a file")
+            with file.open("rb") as stream:
+                _check_whole(stream, name)
+        else:
+            _check_whole(file, name)
+        with _SequentialFile(file) as audio:
             if audio.frames > _UNKNOWN_FRAMES:
-                raise AudioError(path, "unreadable", "does not say how long it is (written to a pipe?): re-encode it")
+                raise AudioError(name, "unreadable", "does not say how long it is (written to a pipe?): re-encode it")
             yield audio
     except OSError as error:
-        raise AudioError(path, "unreadable", f"cannot be read: {error.strerror or error}") from None
+        raise AudioError(name, "unreadable", f"cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise AudioError(name, "unreadable", f"cannot be read: {error}") from None  # a file object that was closed
     except (soundfile.SoundFileError, TypeError, MemoryError):  # TypeError: soundfile on the suffix .raw
         raise AudioError(
-            path, "unreadable", "is damaged, cut short, or not audio (wav, flac, ogg, opus and others are)"
+            name, "unreadable", "is damaged, cut short, or not audio (wav, flac, ogg, opus and others are)"
         ) from None
 
 
-def _decoded_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[AudioArray]:
+def _check_whole(file: BinaryIO, name: object) -> None:
+    """Raises `AudioError` when the file is empty or cut short; leaves it at its beginning."""
+    file.seek(0)
+    if not file.read(1):
+        raise AudioError(name, "empty", "the file is empty")
+    if _is_cut_short(file):
+        raise AudioError(name, "unreadable", "is cut short: it ends before the audio that it promises")
+    file.seek(0)
+
+
+def _decoded_blocks(file: soundfile.SoundFile, path: object) -> Iterator[AudioArray]:
     """(samples, channels) float32, every sample that the header promises."""
     decoded, at_once = 0, max(1, BLOCK_VALUES // file.channels)
     while len(block := file.read(at_once, dtype="float32", always_2d=True)):
@@ -214,9 +256,9 @@ def _decoded_blocks(file: soundfile.SoundFile, path: Path) -> Iterator[AudioArra
         raise AudioError(path, "unreadable", f"is cut short: {decoded} of {file.frames} samples can be decoded")
 
 
-def _file_blocks(path: Path) -> Iterator[AudioArray]:
-    with _opened(path) as file:
-        yield from _decoded_blocks(file, path)
+def _file_blocks(file: Path | BinaryIO, name: object) -> Iterator[AudioArray]:
+    with _opened(file, name) as audio:
+        yield from _decoded_blocks(audio, name)
 
 
 def _checked_array(source: Any) -> npt.NDArray[Any]:
@@ -298,7 +340,7 @@ def _is_cut_short(file: BinaryIO) -> bool:
         name, length = header.unpack(file.read(header.size))
         position += header.size + length
         if name in (b"data", b"SSND"):
-            return position > size and length != _UNKNOWN_SIZE
+            return position > size and length < _UNKNOWN_SIZE
         position += length % 2  # chunks start at even places
     return False
 

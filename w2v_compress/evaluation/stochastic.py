@@ -15,6 +15,7 @@ from .sweep import pareto_front, require_matplotlib
 from .tables import NOT_GIVEN, markdown_table, read_report
 from .wer import ErrorCounts
 
+MODELS_AT_ONCE = 4
 Measured = Mapping[tuple[str, str], Sequence[ErrorCounts]]
 """(model, point) -> word or character errors, one for each seed."""
 
@@ -71,6 +72,25 @@ def point_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         compute = [f"{cost['macs_per_second'] / 1e6:.1f}", f"{cost['milliseconds_per_second']:.1f}"]
         lines.append([point, *compute, *found])
     return ["point", "M MACs per s", "ms per s", *(f"{results['rate']}, {name}" for name in names)], lines
+
+
+def terminal_tables(results: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, column names and lines of tables that fit into 80 columns: the comparisons of each claim, what each point
+    costs, and the error rates of a few models at a time."""
+    tables = []
+    columns, lines = claim_table(results)
+    for claim in dict.fromkeys(line[0] for line in lines):
+        rows = [
+            [f"{model} - {baseline}", *rest] for about, model, baseline, *rest in lines if about == claim
+        ]  # fmt: skip
+        tables.append((f"{claim}: {columns[4]}", ["difference of", columns[3], "mean", *columns[5:]], rows))
+    columns, lines = point_table(results)
+    tables.append(("Cost", columns[:3], [line[:3] for line in lines]))
+    for start in range(3, len(columns), MODELS_AT_ONCE):
+        shown = slice(start, start + MODELS_AT_ONCE)
+        names = [name.removeprefix(f"{results['rate']}, ") for name in columns[shown]]
+        tables.append((f"{results['rate']}, %", ["point", *names], [[line[0], *line[shown]] for line in lines]))
+    return tables
 
 
 def markdown(results: Mapping[str, Any]) -> str:

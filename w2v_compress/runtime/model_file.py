@@ -235,14 +235,31 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> Any:
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder; a model file is needed. Of a folder of transformers make one with "
+            f"`w2v-compress import {path} OUT.safetensors`"
+        )
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a plain file' if path.exists() else 'no such file'}")
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
+        if _is_pickled(path):
+            raise InputError(
+                f"{path}: is a checkpoint of PyTorch; make a model file of it with "
+                f"`w2v-compress export {path} OUT.safetensors`"
+            ) from None
         raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether the file begins as what `torch.save` writes does: as a zip file, or, until 2020, as a pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
 
 
 def _header(path: Path, file: Any) -> Header:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, BinaryIO, get_args, overload
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from .model_file import Header, ModelFile, read_model
 from .threads import set_threads
 from .windows import CHUNK_SECONDS, Window, plan_windows, read_windows
 
-Audio = str | Path | np.ndarray | Tensor
+Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor
+"""A file by its path, its bytes or a binary file object; or samples."""
 Point = CompressionPoint | str
 """A point, or its text such as "2,1,1"."""
 
@@ -145,7 +146,8 @@ class Recognizer:
         point: Point | None = None,
         strict: bool = False,
     ) -> str | list[str]:
-        """The text of a file, of an array of samples with its `rate` in Hz, or of a list of these.
+        """The text of a file (a path, bytes, a binary file object), of samples with their `rate` in Hz, or of a list of
+        these.
 
         `point` and `strict` are those of `checked_point`. Raises `InputError` for the first audio that cannot be
         used; `recognize` tells the good from the bad.

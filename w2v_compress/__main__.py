@@ -1,0 +1,5 @@
+"""`python -m w2v_compress`: the command line."""
+
+from .cli import main
+
+main()
