@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from w2v_compress.console import print_table, progress_bar
+from w2v_compress.cores import available_cores
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.files import write_json
@@ -28,7 +29,6 @@ from w2v_compress.openmp import LIBGOMP_SPIN_COUNT, SPIN_COUNT
 from w2v_compress.peers import OURS, PEERS, Runtime, Setting
 from w2v_compress.peers.process import Worker, in_own_process, prepare
 from w2v_compress.runtime.fairseq_checkpoint import export_random
-from w2v_compress.runtime.threads import available_cores
 
 PEER = "openvino-bf16"
 PAUSE = 0.05

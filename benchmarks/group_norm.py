@@ -22,6 +22,7 @@ from torch import Tensor
 from w2v_compress.console import print_table, progress_bar
 from w2v_compress.data.audio import SAMPLE_RATE, AudioArray, read_audio
 from w2v_compress.evaluation.machine import describe_machine
+from w2v_compress.evaluation.tables import markdown_table
 from w2v_compress.files import write_json
 from w2v_compress.peers import PEERS, REFERENCE, Setting, fairseq, onnxruntime, openvino, transformers
 from w2v_compress.runtime.fairseq_checkpoint import export_random
@@ -114,6 +115,19 @@ def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
             }
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """As Markdown, for each audio over all filters and lengths: stock's errors, and the largest of each of ours in
+    times of stock's on the same."""
+    ours = [name for name in rows[0]["rms"] if name != STOCK]
+    lines = []
+    for audio in dict.fromkeys(row["audio"] for row in rows):
+        errors = [row["rms"] for row in rows if row["audio"] == audio]
+        stock = [error[STOCK] for error in errors]
+        ratios = [f"{max(error[name] / error[STOCK] for error in errors):.2f}" for name in ours]
+        lines.append([audio, f"{min(stock):.1e} to {max(stock):.1e}", *ratios])
+    return markdown_table(["audio", STOCK, *ours], lines)
+
+
 def main() -> None:
     """Measure, show and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,6 +164,7 @@ def main() -> None:
         ["first filters", "audio", "length", *names],
         lines,
     )
+    print(summary(rows))
     if arguments.json:
         settings = {"command": "python benchmarks/group_norm.py", "seed": arguments.seed, "reference": REFERENCE}
         packages = {name: PEERS[name].packages for name in ("onnxruntime-fp32", "openvino-fp32")}

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from w2v_compress.compat import user_dir
+from w2v_compress.cores import available_cores
 from w2v_compress.data.corpora import Recording
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
@@ -92,16 +93,12 @@ def percent(interval: dict[str, float] | Interval) -> str:
     return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def on_every_core(train_chain: Callable[..., None], chains: Iterable[tuple[Any, ...]]) -> None:
     """`train_chain(*chain, progress)` of every chain, one a core: so small a model gains little from a second thread.
 
     When one fails, those that did not begin are left out, and its `InputError` is raised.
     """
-    with update_bars() as progress, ThreadPoolExecutor(max_workers=cores()) as pool:
+    with update_bars() as progress, ThreadPoolExecutor(max_workers=available_cores()) as pool:
         running = [pool.submit(train_chain, *chain, progress) for chain in chains]
         try:
             for chain in running:
@@ -196,7 +193,7 @@ def count_on_every_core(
 ) -> dict[Key, list[ErrorCounts]]:
     """`count_errors` of the (model, point) under each key, one a core."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=cores(), mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=available_cores(), mp_context=context) as pool:
         counts = {
             key: [pool.submit(count_errors, model, data, subset, point, of) for model, point in of_key]
             for key, of_key in files.items()

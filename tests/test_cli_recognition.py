@@ -141,13 +141,18 @@ def test_two_files_of_one_name_do_not_overwrite_each_others_emissions(
 
 
 def test_evaluate(run: Run, tiny_path: Path, data: Path, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    status, out, err = run("evaluate", tiny_path, data, "--subset", "dev", "--precision", "fp32", "--json", report)
+    report, aligned = tmp_path / "report.json", tmp_path / "aligned.txt"
+    options = ("--subset", "dev", "--precision", "fp32", "--alignment", aligned)
+    status, out, err = run("evaluate", tiny_path, data, *options, "--json", report)
     assert (status, err) == (0, "")
     values = json.loads(report.read_text())
-    assert values["wer"]["value"] == 1 / values["words"]
-    assert f"{100 * values['wer']['value']:.2f}%" in out
-    assert (values["utterances"], values["subset"], values["precision"]) == (2, "dev", "fp32")
+    kinds = [values[kind] for kind in ("substitutions", "deletions", "insertions")]
+    assert sum(kinds) == 1
+    assert f"{kinds[0]}, {kinds[1]}, {kinds[2]} words" in out
+    written = aligned.read_text()
+    assert written.count("REF: ") == written.count("HYP: ") == 2
+    marks = [line for line in written.splitlines() if line.strip() in ("S", "D", "I")]
+    assert len(marks) == 1
     status, _, err = run("evaluate", tiny_path, data, "--subset", "absent")
     assert status == 1
     assert len(err.splitlines()) == 1

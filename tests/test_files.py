@@ -166,6 +166,21 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path) -> None:
         pytest.fail("entered")
 
 
+def test_a_folder_takes_the_place_of_an_empty_one_on_windows_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(source: Path, target: Path) -> None:
+        if target.is_dir():
+            raise PermissionError(13, "Access is denied", str(target))
+        source.rename(target)
+
+    monkeypatch.setattr("os.replace", replace)
+    (tmp_path / "empty").mkdir()
+    with creating_folder(tmp_path / "empty") as temporary:
+        (temporary / "file").write_text("new")
+    assert (tmp_path / "empty" / "file").read_text() == "new"
+
+
 @pytest.mark.parametrize("write", [replacing_together, creating_folder])
 def test_folders_and_several_files_name_what_is_wrong(
     write: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path

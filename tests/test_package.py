@@ -1,13 +1,20 @@
 """The package as it is built and laid out: metadata, pinned versions, and imports that run one way."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import w2v_compress
 
@@ -84,5 +91,99 @@ def test_every_requirement_is_pinned_to_one_version() -> None:
     pins = dict(line.lower().split("==") for line in lines)
     assert len(pins) == len(lines)
     assert {"torch", "ve-fairseq", "hydra-core", "matplotlib", "pytest"} <= required
-    assert required - pins.keys() == {"fairseq-fixed"}  # the one for other machines than the constraints are of
+    assert required <= pins.keys()
     assert "+" not in pins["torch"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution, built from a copy of the repository."""
+    folder = tmp_path_factory.mktemp("published")
+    copy = folder / "repository"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", ".*_cache", "*.egg-info", "outputs", "build", "dist"
+    )
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    program = "from setuptools import build_meta as b; b.build_sdist('../dist'); b.build_wheel('../dist')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "dist"
+
+
+def wheel_of(published: Path) -> Path:
+    (wheel,) = published.glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_what_is_published_is_fit_for_an_index(published: Path) -> None:
+    files = [str(file) for file in published.iterdir()]
+    assert len(files) == 2
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+@pytest.mark.slow
+def test_metadata(published: Path) -> None:
+    with zipfile.ZipFile(wheel_of(published)) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata: Message = Parser().parsestr(wheel.read(name).decode())
+        assert [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]
+        assert "w2v_compress/py.typed" in wheel.namelist()
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert str(metadata.get_payload()).startswith("# w2v_compress\n")
+    assert len(metadata.get_all("Project-URL", [])) >= 2
+    trains = [line for line in metadata.get_all("Requires-Dist", []) if line.startswith(("ve-fairseq", "editdistance"))]
+    assert len(trains) == 2
+    assert all("platform_machine" in line and "python_version" in line for line in trains)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (w2v_compress.__version__, "MIT")
+    assert len(citation["references"]) == 2
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_recipes_where_the_command_says(published: Path, tmp_path: Path) -> None:
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(tmp_path)]
+    subprocess.run([*install, str(wheel_of(published))], check=True, timeout=120)
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from w2v_compress.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(tmp_path), "config-dir"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = Path(done.stdout.removesuffix("\n"))
+    assert folder == tmp_path / "w2v_compress" / "configs"
+    contents = [
+        {file.relative_to(root): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+        for root in (folder, ROOT / "configs")
+    ]
+    assert contents[0] == contents[1]
+    assert any(file.suffix == ".yaml" for file in contents[0])
+
+
+def test_a_clone_has_them_beside_the_package(run: Callable[..., tuple[int, str, str]]) -> None:
+    status, out, _ = run("config-dir")
+    assert (status, out) == (0, f"{ROOT / 'configs'}\n")
+
+
+@pytest.mark.slow
+def test_the_source_distribution_has_what_the_readme_names(published: Path) -> None:
+    (file,) = published.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = {os.path.normpath(link) for link in re.findall(r"\]\(([^)#:]+)", readme)}
+    named |= {"Makefile", "constraints.txt", "LICENSE", "CHANGELOG.md", "CITATION.cff", ".ci/run", "setup.py"}
+    assert named - names == set()
+    for folder in ("benchmarks", "configs", "docs", "examples", "tests", "w2v_compress"):
+        ours = {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and not {"__pycache__", "out"} & set(path.parts)
+        }
+        assert ours - names == set()

@@ -37,7 +37,8 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of what is packaged: installing leaves build folders behind."""
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "w2v_compress", folder / "w2v_compress", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml"):
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
 

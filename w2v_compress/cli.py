@@ -62,6 +62,13 @@ def user_dir() -> None:
     print(_package_folder())
 
 
+@app.command("config-dir")
+def config_dir() -> None:
+    """Print the absolute path of the recipes, for `--config-dir` with /pretraining, /finetuning or /distillation."""
+    inside = _package_folder() / "configs"  # of a wheel; a clone has it beside the package
+    print(inside if inside.is_dir() else _package_folder().parent / "configs")
+
+
 @app.command()
 def prepare(
     corpus: Annotated[Literal["csv", "librispeech", "fsdd"], typer.Argument(help="The kind of corpus.")],
@@ -82,7 +89,7 @@ def prepare(
     join_count: Annotated[int | None, typer.Option(min=1, help="fsdd: how many strings to make.")] = None,
     seed: Annotated[int, typer.Option(help="Of the joining.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is refused.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a processor.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a core of this process.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Turn a corpus into fairseq manifests at 16 kHz; what is refused, and why, goes to rejected.tsv."""

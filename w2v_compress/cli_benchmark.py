@@ -42,13 +42,13 @@ def benchmark(
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the times as PNG.")] = None,
 ) -> None:
     """Time, memory, start-up and output error of our runtime against others, each in a process of its own, in turns."""
+    from .cores import available_cores
     from .evaluation import benchmark_tables
     from .evaluation.benchmark import Plan
     from .evaluation.benchmark import benchmark as measure
     from .evaluation.sweep import require_matplotlib
     from .files import write_json
     from .nn.compression import parse_points
-    from .runtime.threads import available_cores
 
     if (model is None) == (architecture is None):
         raise typer.BadParameter("give MODEL or --architecture, and not both", param_hint="MODEL")

@@ -147,12 +147,17 @@ def evaluate(
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 8,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    alignment_file: Annotated[
+        Path | None,
+        typer.Option("--alignment", metavar="FILE", help="Write each utterance's text under what it should be."),
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Measure WER and CER with bootstrap 95% intervals, real-time factor and peak memory."""
     from .data.manifest import read_manifest
+    from .evaluation.evaluate import alignment_text
     from .evaluation.evaluate import evaluate as measure
-    from .files import write_json
+    from .files import write_json, write_text
     from .runtime.recognizer import Recognizer
 
     utterances = read_manifest(data, subset)
@@ -175,6 +180,10 @@ def evaluate(
         ["WER", report.wer.percent()],
         ["CER", report.cer.percent()],
         ["utterances, words", f"{report.utterances}, {report.words}"],
+        [
+            "substitutions, deletions, insertions",
+            f"{report.substitutions}, {report.deletions}, {report.insertions} words",
+        ],
         ["audio", f"{report.audio_seconds:.1f} s"],
         ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
         ["peak memory", megabytes(report.peak_memory_bytes)],
@@ -184,6 +193,8 @@ def evaluate(
         ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
     ]
     print_table(f"{model} on {subset}", ["", ""], rows)
+    if alignment_file:
+        write_text(alignment_file, alignment_text(report, utterances))
     if json_file:
         settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
         write_json(json_file, settings | {"decoder": decoder} | report.to_dict())

@@ -70,6 +70,8 @@ def creating_folder(path: Path) -> Iterator[Path]:
         for file in folder.rglob("*"):
             if file.is_file():
                 _set_mode(file, mode)
+        if target.exists():
+            target.rmdir()  # on Windows no folder takes the place of another, though it is empty
         os.replace(folder, target)
 
 

@@ -27,7 +27,6 @@ from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
-from w2v_compress.evaluation.seeds import MOST_SEEDS
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.model_file import describe_model, quantize_file
@@ -299,12 +298,12 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, metavar="FSDD_FOLDER")
     parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help=f"two to {MOST_SEEDS}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="two or more")
     parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on")
     args = parser.parse_args()
     seeds = tuple(dict.fromkeys(args.seeds))
-    if not 2 <= len(seeds) <= MOST_SEEDS:
-        parser.error(f"--seeds: {len(seeds)} different ones; it must be two to {MOST_SEEDS}, for an interval over them")
+    if len(seeds) < 2:
+        parser.error(f"--seeds: {len(seeds)} different ones; it must be two or more, for an interval over them")
     out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
     command = "python examples/fsdd/run.py FSDD_FOLDER" + (" --quick" if args.quick else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"

@@ -8,7 +8,7 @@ import pytest
 
 from w2v_compress.data.manifest import Utterance
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.evaluate import alignment_text, evaluate
 from w2v_compress.evaluation.machine import interleaved_latency
 from w2v_compress.evaluation.wer import compare
 from w2v_compress.runtime.recognizer import Recognizer
@@ -32,6 +32,13 @@ def test_report(tiny_path: Path, utterances: list[Utterance]) -> None:
     assert 0 == report.wer.low <= report.wer.value <= report.wer.high
     assert report.cer.value == pytest.approx(7 / sum(len(utterance.text) for utterance in utterances))
     assert (report.utterances, report.words, report.seed, report.batch_size) == (4, words, 5, 2)
+    assert (report.substitutions, report.deletions, report.insertions) == (0, 1, 0)
+    aligned = alignment_text(report, utterances).rstrip().splitlines()
+    assert [line for line in aligned if line.endswith(".wav")] == [str(utterance.path) for utterance in utterances]
+    reference, hypothesis, kinds = (line.split() for line in aligned[-3:])
+    assert reference == ["REF:", *utterances[-1].text.split()]
+    assert hypothesis == ["HYP:", *utterances[-1].text.split()[:-1], "******"]
+    assert kinds == ["D"]
     assert report.audio_seconds == 5.5
     assert report.real_time_factor == report.compute_seconds / 5.5 > 0
     assert report.milliseconds_per_second == 1000 * report.real_time_factor

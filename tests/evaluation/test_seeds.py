@@ -16,8 +16,8 @@ def counts(errors: list[int], words: int = 10) -> ErrorCounts:
 def test_interval_over_seeds_is_students() -> None:
     interval = over_seeds([0.1, 0.2, 0.3])
     assert interval["value"] == pytest.approx(0.2)
-    assert interval["high"] - interval["value"] == pytest.approx(4.303 * 0.1 / math.sqrt(3))
-    assert over_seeds([0.1, 0.3])["low"] == pytest.approx(0.2 - 12.706 * math.sqrt(0.02) / math.sqrt(2))
+    assert interval["high"] - interval["value"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
+    assert over_seeds([0.1, 0.3])["low"] == pytest.approx(0.2 - 12.706205 * math.sqrt(0.02) / math.sqrt(2))
 
 
 def test_differences_are_paired_by_seed_and_utterance() -> None:

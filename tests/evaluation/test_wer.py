@@ -1,10 +1,19 @@
 """Error rates against hand counts, and intervals against what the binomial law says."""
 
+import editdistance
 import numpy as np
 import pytest
 
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.wer import ErrorCounts, character_errors, compare, error_rate, word_errors
+from w2v_compress.evaluation.wer import (
+    ErrorCounts,
+    align_words,
+    character_errors,
+    compare,
+    counts_of,
+    error_rate,
+    word_errors,
+)
 
 
 def test_hand_counted_word_and_character_errors() -> None:
@@ -17,6 +26,32 @@ def test_hand_counted_word_and_character_errors() -> None:
     characters = character_errors(references, hypotheses)
     assert characters.errors.tolist() == [0, 5, 2, 3]
     assert characters.lengths.tolist() == [11, 10, 0, 3]
+
+
+def test_kinds_of_errors_and_their_places() -> None:
+    alignment = align_words(["the cat  sat", "yes", "on"], ["a cat sat down", "", "on"])
+    assert (alignment.substitutions, alignment.deletions, alignment.insertions) == (1, 1, 1)
+    assert [[chunk.type for chunk in chunks] for chunks in alignment.alignments] == [
+        ["substitute", "equal", "insert"],
+        ["delete"],
+        ["equal"],
+    ]
+    assert counts_of(alignment).errors.tolist() == [2, 1, 0]
+
+
+def test_counts_are_edit_distances() -> None:
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(list("abcde"), size=size)) for size in generator.integers(1, 30, 200)]
+    references, hypotheses = texts[:100], texts[100:]
+    expected = [editdistance.eval(one.split(), two.split()) for one, two in zip(references, hypotheses, strict=True)]
+    assert word_errors(references, hypotheses).errors.tolist() == expected
+    expected = [editdistance.eval(one, two) for one, two in zip(references, hypotheses, strict=True)]
+    assert character_errors(references, hypotheses).errors.tolist() == expected
+
+
+def test_one_utterance_has_no_interval() -> None:
+    interval = error_rate(word_errors(["a b"], ["a c"]))
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
 
 
 def test_interval_agrees_with_the_binomial_law() -> None:
@@ -60,7 +95,7 @@ def test_refuses_what_has_no_rate() -> None:
         word_errors(["", " "], ["a", "b"])
     with pytest.raises(InputError, match="same utterances"):
         compare(word_errors(["a b"], ["a"]), word_errors(["a"], ["a"]))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 references and 1 hypotheses"):
         word_errors(["a", "b"], ["a"])
 
 

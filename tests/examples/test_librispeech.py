@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -246,7 +247,8 @@ def test_tables(tables: ModuleType, tmp_path: Path, tiny_path: Path, wav: Callab
     assert run("sweep", tiny_path, tmp_path / "data", *arguments)[0] == 0
     text = tables.tables(tmp_path / "sweeps")
     points = {row["point"]: row for row in json.loads(result.read_text())["points"]}
-    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| " + tiny_path.parent.name)]
+    rows = [line for line in text.splitlines() if line.startswith("| " + tiny_path.parent.name)]
+    lines = [re.split(r" *\| *", row)[1:] for row in rows]
     assert [line[1] for line in lines] == sorted(points, key=lambda point: points[point]["real_time_factor"])
     for line in lines:
         assert line[2].startswith(f"{100 * points[line[1]]['wer']['value']:.2f}%")

@@ -33,7 +33,7 @@ def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return folder / "checkpoint_last.pt"
 
     monkeypatch.setattr(example, "train", fake_train)
-    monkeypatch.setattr(sys.modules["common"], "cores", lambda: 1)
+    monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
     monkeypatch.setattr(example, "export_checkpoint", lambda checkpoint, out: out.touch())
     run = example.Run(tmp_path, example.SIZES["fsdd"], (1, 2))
     example.train_all(run)

@@ -15,6 +15,7 @@ import soundfile
 from rich.console import Console
 from rich.progress import track
 
+from ..cores import available_cores
 from ..errors import InputError
 from ..files import replacing
 from ..nn.architecture import Architecture
@@ -51,7 +52,7 @@ class Converter:
     ) -> list[Utterance | Rejection]:
         """What becomes of each of `recordings`, in their order, worked out by `workers` threads."""
         console = Console(stderr=True)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
+        with ThreadPoolExecutor(workers or available_cores()) as executor:
             return list(
                 track(
                     executor.map(self.convert, recordings, self.targets(recordings)),

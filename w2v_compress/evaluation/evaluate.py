@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jiwer
+
 from ..data.manifest import Utterance
 from ..errors import InputError
 from ..nn.compression import CompressionPoint
 from ..runtime.recognizer import Point, Recognizer
 from .machine import describe_machine, peak_memory
-from .wer import ErrorCounts, Interval, character_errors, error_rate, word_errors
+from .wer import ErrorCounts, Interval, align_words, character_errors, counts_of, error_rate
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class EvaluationReport:
     cer: Interval
     utterances: int
     words: int
+    substitutions: int
+    deletions: int
+    insertions: int
     audio_seconds: float
     compute_seconds: float
     peak_memory_bytes: int
@@ -33,6 +38,8 @@ class EvaluationReport:
     """By utterance, to compare two systems with `wer.compare`."""
     character_counts: ErrorCounts
     hypotheses: list[str]
+    alignment: jiwer.WordOutput
+    """Which words of each utterance were taken for which."""
 
     @property
     def real_time_factor(self) -> float:
@@ -49,7 +56,7 @@ class EvaluationReport:
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("word_counts", "character_counts", "hypotheses")
+            if field.name not in ("word_counts", "character_counts", "hypotheses", "alignment")
         }
         values["point"] = str(self.point)
         values["wer"], values["cer"] = dataclasses.asdict(self.wer), dataclasses.asdict(self.cer)
@@ -68,7 +75,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> EvaluationReport:
-    """WER and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
+    """WER, by kind of error, and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
 
     `point` is as in `Recognizer.checked_point`. The first utterance is transcribed once before, uncounted. Raises
     `InputError` when an utterance cannot be used: a rate over what is left of a test set would be another test set's.
@@ -87,7 +94,8 @@ def evaluate(
         progress(len(transcripts))
     hypotheses, audio_seconds, compute_seconds = map(list, zip(*transcripts, strict=True))
     references = [utterance.text for utterance in utterances]
-    words, characters = word_errors(references, hypotheses), character_errors(references, hypotheses)
+    alignment = align_words(references, hypotheses)
+    words, characters = counts_of(alignment), character_errors(references, hypotheses)
     device = str(recognizer.device)
     return EvaluationReport(
         point=point,
@@ -95,6 +103,9 @@ def evaluate(
         cer=error_rate(characters, seed=seed),
         utterances=len(utterances),
         words=int(words.lengths.sum()),
+        substitutions=alignment.substitutions,
+        deletions=alignment.deletions,
+        insertions=alignment.insertions,
         audio_seconds=sum(audio_seconds),
         compute_seconds=sum(compute_seconds),
         peak_memory_bytes=peak_memory(device),
@@ -104,4 +115,20 @@ def evaluate(
         word_counts=words,
         character_counts=characters,
         hypotheses=hypotheses,
+        alignment=alignment,
     )
+
+
+def alignment_text(report: EvaluationReport, utterances: Sequence[Utterance]) -> str:
+    """Reference and hypothesis of each utterance one under the other, with S, D or I under each error."""
+    parts = []
+    for index, utterance in enumerate(utterances):
+        one = dataclasses.replace(
+            report.alignment,
+            references=[report.alignment.references[index]],
+            hypotheses=[report.alignment.hypotheses[index]],
+            alignments=[report.alignment.alignments[index]],
+        )
+        _, _, lines = jiwer.visualize_alignment(one, show_measures=False, skip_correct=False).partition("\n\n")
+        parts.append(f"{utterance.path}\n{lines.rstrip()}\n")
+    return "\n".join(parts)

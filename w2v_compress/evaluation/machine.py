@@ -1,6 +1,6 @@
 """What a measurement was made on, what it took, and how times are compared."""
 
-import os
+import functools
 import platform
 import statistics
 import time
@@ -8,17 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from .. import memory
+from ..cores import available_cores
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores open to this process, threads and versions, to stand beside every number."""
     description = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -57,11 +60,15 @@ def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> di
     return times
 
 
+@functools.cache
 def _processor() -> str:
+    """The name of the processor. py-cpuinfo takes a second to find it, so on Linux it is read where that reads it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
         pass  # not Linux
-    return platform.processor() or platform.machine()
+    import cpuinfo
+
+    return cpuinfo.get_cpu_info().get("brand_raw") or platform.machine()

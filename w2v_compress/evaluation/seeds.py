@@ -1,26 +1,23 @@
 """Error rates of models that were trained several times: what other seeds, and what other utterances, would give."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from .wer import ErrorCounts, compare, error_rate
+from .wer import CONFIDENCE, ErrorCounts, compare, error_rate
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
-MOST_SEEDS = len(T_975) + 1
 BOOTSTRAP_SEED = 1
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float]:
     """The mean and its 95% t-interval, whose ends say what other seeds would give; two values at least."""
     mean = statistics.fmean(values)
-    reach = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return {"value": mean, "low": mean - reach, "high": mean + reach}
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return {"value": mean, "low": float(mean - reach), "high": float(mean + reach)}
 
 
 def pooled(runs: Sequence[ErrorCounts]) -> ErrorCounts:

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from ..errors import InputError
 from .wer import Interval
 
@@ -60,7 +62,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
     """A table for a README, each line with its end."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in [columns, ["---"] * len(columns), *lines])
+    return tabulate(lines, columns, tablefmt="github", disable_numparse=True) + "\n"
 
 
 def _published_cells(published: Mapping[str, Any]) -> list[str]:
