@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent
 
 class BuildWithConfigs(build_py):
     """A wheel has configs/ inside the package, where `w2v-compress config-dir` finds it; an editable install, the
-    clone's."""
+    clone's.
+    """
 
     def run(self) -> None:
         super().run()

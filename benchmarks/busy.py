@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from w2v_compress.console import print_table, progress_bar
+from w2v_compress.benchmark.peers import OURS, PEERS, Runtime, Setting
+from w2v_compress.benchmark.process import Worker, in_own_process, prepare
+from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.cores import available_cores
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.files import write_json
+from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.openmp import LIBGOMP_SPIN_COUNT, SPIN_COUNT
-from w2v_compress.peers import OURS, PEERS, Runtime, Setting
-from w2v_compress.peers.process import Worker, in_own_process, prepare
-from w2v_compress.runtime.fairseq_checkpoint import export_random
 
 PEER = "openvino-bf16"
 PAUSE = 0.05
@@ -82,12 +82,12 @@ def measure(model: Path, folder: Path, seconds: float, repeats: int, spin_counts
                     row[name].append(1000 * worker.run([audio]).seconds)
                     time.sleep(PAUSE)
 
-        with progress_bar(f"{seconds:g} s of audio", 3) as advance:
+        with progress_bar(f"{seconds:g} s of audio") as progress:
             turns("quiet")
-            advance(1)
+            progress(1, 3)
             with busy_neighbours(available_cores()):
                 turns("busy")
-            advance(2)
+            progress(2, 3)
             turns("quiet_after")
     return [row for row, _ in rows]
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2v_compress.console import print_table
+from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
-from w2v_compress.runtime.export.transformers import load_package, write_folder
-from w2v_compress.runtime.fairseq_checkpoint import export_random
-from w2v_compress.runtime.model_file import quantize_file, read_model
+from w2v_compress.interop.fairseq_checkpoint import export_random
+from w2v_compress.interop.transformers_export import load_package, write_folder
+from w2v_compress.model_file.storage import quantize_file, read_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 PEER = "transformers-fp32"

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2v_compress.console import print_table, progress_bar
+from w2v_compress.benchmark.peers import PEERS, REFERENCE, Setting, fairseq, onnxruntime, openvino, transformers
+from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.data.audio import SAMPLE_RATE, AudioArray, read_audio
 from w2v_compress.evaluation.machine import describe_machine
-from w2v_compress.evaluation.tables import markdown_table
+from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.files import write_json
-from w2v_compress.peers import PEERS, REFERENCE, Setting, fairseq, onnxruntime, openvino, transformers
-from w2v_compress.runtime.fairseq_checkpoint import export_random
-from w2v_compress.runtime.model_file import ModelFile, read_model, write_model
+from w2v_compress.interop.fairseq_checkpoint import export_random
+from w2v_compress.model_file.storage import ModelFile, read_model, write_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 CORPUS = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "corpus" / "audio"
@@ -117,7 +117,8 @@ def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """As Markdown, for each audio over all filters and lengths: stock's errors, and the largest of each of ours in
-    times of stock's on the same."""
+    times of stock's on the same.
+    """
     ours = [name for name in rows[0]["rms"] if name != STOCK]
     lines = []
     for audio in dict.fromkeys(row["audio"] for row in rows):
@@ -139,7 +140,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     kinds = ("random", "band-pass", "high-pass")
     steps = 7 * len(kinds) * len(arguments.seconds)
-    with tempfile.TemporaryDirectory() as name, progress_bar("Measuring", steps) as advance:
+    with tempfile.TemporaryDirectory() as name, progress_bar("Measuring") as progress:
         for kind in kinds:
             folder = Path(name) / kind
             folder.mkdir()
@@ -150,7 +151,7 @@ def main() -> None:
             setting = Setting(model=folder / "model.safetensors", folder=folder, precision="fp32", threads=2)
             for row in measure(setting, arguments.seconds):
                 rows.append({"filters": kind, **row})
-                advance(len(rows))
+                progress(len(rows), steps)
     names = list(rows[0]["rms"])
     lines = [
         [

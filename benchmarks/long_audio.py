@@ -24,11 +24,12 @@ import numpy as np
 import soundfile
 import torch
 
-from w2v_compress.console import megabytes, print_table
+from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.errors import InputError
+from w2v_compress.evaluation.report import megabytes
 from w2v_compress.files import write_json
-from w2v_compress.runtime.fairseq_checkpoint import export_random
+from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.runtime.recognizer import Recognizer
 from w2v_compress.runtime.windows import CHUNK_SECONDS, CONTEXT_SECONDS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from w2v_compress.console import print_table
+from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency

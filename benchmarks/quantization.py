@@ -18,12 +18,12 @@ from torch import Tensor
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
+from w2v_compress.interop.fairseq_checkpoint import export_random
+from w2v_compress.model_file.storage import quantize_file, read_model
 from w2v_compress.nn import AcousticModel, named_architecture
-from w2v_compress.nn.encoder import WeightNormConvolution
+from w2v_compress.nn.convolution import WeightNormConvolution
 from w2v_compress.quantization import int8
-from w2v_compress.runtime.fairseq_checkpoint import export_random
-from w2v_compress.runtime.inference import PackedLinear, prepare
-from w2v_compress.runtime.model_file import quantize_file, read_model
+from w2v_compress.runtime.optimize import PackedLinear, prepare
 from w2v_compress.runtime.recognizer import Recognizer
 
 SHAPES = (
@@ -38,7 +38,7 @@ SHAPES = (
 
 
 def torchao_linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor] | None:
-    """torchao's dynamic int8 of a copy of `linear`; None where torchao is not installed."""
+    """Torchao's dynamic int8 of a copy of `linear`; None where torchao is not installed."""
     try:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     except ImportError:
@@ -50,7 +50,7 @@ def torchao_linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor] | None
 
 
 def onednn_linear(linear: torch.nn.Linear, rows: int) -> Callable[[Tensor], Tensor]:
-    """oneDNN's prepacked product, with one scale and zero point for the whole input."""
+    """OneDNN's prepacked product, with one scale and zero point for the whole input."""
     integers, scale = int8.quantize_weight(linear.weight)
     packed = torch.ops.onednn.qlinear_prepack(integers, [rows, linear.in_features])
     zeros = torch.zeros(len(scale), dtype=torch.int32)

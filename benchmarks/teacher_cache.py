@@ -18,14 +18,14 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 import w2v_compress.models  # noqa: F401  (mends fairseq)
-from w2v_compress.console import print_table
+from w2v_compress.cli.console import print_table
 from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.data.units import Units
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
+from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
-from w2v_compress.runtime.fairseq_checkpoint import export_random
 
 SEED = 1
 

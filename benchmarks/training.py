@@ -29,10 +29,11 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
-from w2v_compress.console import megabytes, print_table
+from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.data.units import Units
 from w2v_compress.evaluation.machine import describe_machine, interleaved_times
+from w2v_compress.evaluation.report import megabytes
 from w2v_compress.files import write_json
 from w2v_compress.nn import CompressionPoint, named_architecture
 from w2v_compress.nn.compression import parse_points

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from w2v_compress.compat import user_dir
+from w2v_compress.compat.plugin import user_dir
 from w2v_compress.cores import available_cores
 from w2v_compress.data.corpora import Recording
 from w2v_compress.data.manifest import read_manifest
@@ -29,7 +29,7 @@ from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
 from w2v_compress.files import replacing, write_json, write_text
-from w2v_compress.runtime.model_file import read_header
+from w2v_compress.model_file.storage import read_header
 from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()

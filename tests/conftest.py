@@ -22,8 +22,9 @@ import torch
 
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
+from w2v_compress.model_file.header import Header
+from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn import AcousticModel, Architecture
-from w2v_compress.runtime.model_file import Header, ModelFile, write_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 TINY = Architecture(
@@ -68,14 +69,13 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """run(argument, ...) gives the exit status, standard output and standard error of `w2v-compress`."""
-
-    from w2v_compress import cli
+    from w2v_compress.cli import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["w2v-compress", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main()
         out, err = capfd.readouterr()
         return int(caught.value.code or 0), out, err
 
@@ -215,7 +215,8 @@ def two_processes() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def arpa_log10() -> Callable[[Path, str], list[float]]:
     """arpa_log10(path, text) gives log10 of each word of `text` and of the sentence's end, by the definition of ARPA's
-    back-off (Katz 1987)."""
+    back-off (Katz 1987).
+    """
 
     def scores(path: Path, text: str) -> list[float]:
         rows = [line.split("\t") for line in path.read_text().splitlines() if line.count("\t")]

@@ -217,7 +217,7 @@ def test_what_is_no_checkpoint_gets_one_line(tmp_path: Path, content: Any, reaso
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("setting", compat.EVALUATED_SETTINGS)
+@pytest.mark.parametrize("setting", compat.pickles.EVALUATED_SETTINGS)
 @pytest.mark.parametrize("nesting", ["cfg", "args", "w2v_args", "omegaconf"])
 def test_code_in_a_setting_is_refused_on_load(tmp_path: Path, setting: str, nesting: str) -> None:
     path, target = tmp_path / "hostile.pt", tmp_path / "created"
@@ -254,22 +254,22 @@ def test_every_module_of_fairseq_that_evaluates_is_mended() -> None:
     names = [".".join(("fairseq", *path.relative_to(folder).with_suffix("").parts)) for path in evaluating]
     assert "fairseq.models.wav2vec.wav2vec2" in names
     # Loaded by `apply` too: one that was imported later would have Python's own `eval`.
-    assert not [name for name in names if getattr(sys.modules.get(name), "eval", None) is not compat.evaluate]
+    assert not [name for name in names if getattr(sys.modules.get(name), "eval", None) is not compat.pickles.evaluate]
 
 
 @pytest.mark.parametrize("text", ["(0.9,0.98)", "None", "[1, 2]", "True", "{'a': 1}", "1e-3", LAYERS])
 def test_settings_evaluate_to_what_python_gives(text: str) -> None:
-    assert compat.evaluate(text) == eval(text)
+    assert compat.pickles.evaluate(text) == eval(text)
 
 
 def test_a_refusal_is_one_line_on_the_terminal(tmp_path: Path) -> None:
-    """fairseq warns, logs and sets up the root logger as it is imported; a command's user sees none of that."""
+    """Fairseq warns, logs and sets up the root logger as it is imported; a command's user sees none of that."""
     torch.save({"model": Hostile(os.system, "true")}, tmp_path / "hostile.pt")
     program = "import logging, sys; from w2v_compress import compat, InputError\n"
     program += "try: compat.load_checkpoint(sys.argv[1])\nexcept InputError as error: print(error, file=sys.stderr)\n"
     program += "print(logging.getLogger().handlers)"
     command = [sys.executable, "-c", program, str(tmp_path / "hostile.pt")]
-    done = subprocess.run(command, cwd=compat.user_dir().parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=compat.plugin.user_dir().parent, capture_output=True, text=True, check=True)
     assert done.stderr.startswith(f"{tmp_path / 'hostile.pt'}: is refused")
     assert done.stderr.count("\n") == 1
     assert done.stdout == "[]\n"
@@ -279,7 +279,7 @@ def test_a_refusal_is_one_line_on_the_terminal(tmp_path: Path) -> None:
 
 
 def optimizer_of(kind: str, parameters: list[torch.nn.Parameter], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """fairseq's optimizer: Adam with weight decay, in fp32 or wrapped as in training in half precision."""
+    """Fairseq's optimizer: Adam with weight decay, in fp32 or wrapped as in training in half precision."""
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.optim import FP16Optimizer, MemoryEfficientFP16Optimizer, build_optimizer
 
@@ -315,7 +315,7 @@ def test_a_step_leaves_parameters_untouched(kind: str, monkeypatch: pytest.Monke
             optimizer.clip_grad_norm(0)
             if update == 1:
                 before = parameters[1].detach().clone()
-            with compat.leaving_untouched(optimizer, parameters[1:2] if left and update == 1 else []):
+            with compat.optimizer.leaving_untouched(optimizer, parameters[1:2] if left and update == 1 else []):
                 optimizer.step()
             optimizer.zero_grad()
         if left:
@@ -420,7 +420,7 @@ def test_two_processes_train_on_cpu(
     log = two_processes(
         ["-m", "fairseq_cli.hydra_train"],
         *settings,
-        *[f"hydra.run.dir={tmp_path}", "optimization.max_update=3", f"common.user_dir={compat.user_dir()}"],
+        *[f"hydra.run.dir={tmp_path}", "optimization.max_update=3", f"common.user_dir={compat.plugin.user_dir()}"],
         "checkpoint.reset_dataloader=true",
     )
     assert "(epoch 1 @ 1 updates)" in log

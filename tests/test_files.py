@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from w2v_compress.errors import InputError
 from w2v_compress.files import creating_folder, replacing, replacing_together, write_json
-from w2v_compress.runtime.model_file import ModelFile, write_model
+from w2v_compress.model_file.storage import ModelFile, write_model
 
 
 def test_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ utils.import_user_module(argparse.Namespace(user_dir=folder))
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import MODEL_REGISTRY
 import w2v_compress.compat
-print(w2v_compress.compat.user_dir(), "student_ctc" in MODEL_REGISTRY, "ctc_distillation" in CRITERION_REGISTRY,
-      utils.eval is w2v_compress.compat.evaluate)
+print(w2v_compress.compat.plugin.user_dir(), "student_ctc" in MODEL_REGISTRY, "ctc_distillation" in CRITERION_REGISTRY,
+      utils.eval is w2v_compress.compat.pickles.evaluate)
 """
 
 
@@ -77,15 +77,15 @@ def test_a_second_copy_gets_a_clear_error(checkout: Path) -> None:
     with pytest.raises(InputError) as error:
         import_user_module(checkout / "w2v_compress")
     assert str(checkout) in str(error.value)
-    assert str(compat.user_dir()) in str(error.value)
+    assert str(compat.plugin.user_dir()) in str(error.value)
     assert "another copy" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_the_same_copy_through_a_link_is_accepted(tmp_path: Path) -> None:
-    (tmp_path / "w2v_compress").symlink_to(compat.user_dir())
+    (tmp_path / "w2v_compress").symlink_to(compat.plugin.user_dir())
     import_user_module(tmp_path / "w2v_compress")
-    import_user_module(compat.user_dir())
+    import_user_module(compat.plugin.user_dir())
 
 
 def test_the_name_alone_is_this_copy_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from w2v_compress.evaluation.seeds import cells, difference, points, rates
-from w2v_compress.evaluation.tables import markdown_table
+from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.files import replacing
+from w2v_compress.papers.seeds import cells, difference, points, rates
 
 Model = tuple[str, int, str]
 """Recipe, layers, precision."""

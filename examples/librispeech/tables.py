@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.tables import markdown_table
+from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import Interval
 from w2v_compress.files import write_text
 

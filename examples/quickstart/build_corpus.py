@@ -75,7 +75,8 @@ def read_prompts(listing: Path) -> dict[str, str]:
 
 def split_prompts(prompts: dict[str, str], seed: int, test_prompts: int, dev_prompts: int) -> dict[str, str]:
     """Prompt name -> split. A test or dev prompt has two words or more, each at least twice in training; all
-    prompts of one text go to one split."""
+    prompts of one text go to one split.
+    """
     same_text = defaultdict(list)
     for name, text in prompts.items():
         same_text[text].append(name)

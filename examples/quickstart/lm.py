@@ -23,16 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from w2v_compress.console import megabytes
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, peak_memory
+from w2v_compress.evaluation.report import megabytes
 from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate, word_errors
 from w2v_compress.files import write_json, write_text
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.decoding import Decoder, GreedyDecoder
 from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
-from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent

@@ -29,10 +29,10 @@ from w2v_compress.data.prepare import MAX_SECONDS, prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
-from w2v_compress.evaluation.stochastic import Comparison, Measured, markdown, plot, summarise
 from w2v_compress.files import write_json
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.nn import CompressionSpace
-from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.papers.stochastic import Comparison, Measured, markdown, plot, summarise
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))

@@ -19,9 +19,9 @@ import w2v_compress
 import w2v_compress.models
 import w2v_compress.tasks
 from w2v_compress.data.units import Units
+from w2v_compress.interop.fairseq_checkpoint import read_checkpoint, write_checkpoint
+from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import ARCHITECTURES
-from w2v_compress.runtime.fairseq_checkpoint import read_checkpoint, write_checkpoint
-from w2v_compress.runtime.model_file import ModelFile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -58,7 +58,8 @@ def compose(recipe: Path, *overrides: str, with_hydra: bool = False) -> Any:
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., ModelFile]) -> dict[str, Path]:
     """What recipes leave to be given: a model with the layers of LARGE, and one to fine-tune, wide enough for spans of
-    64 channels."""
+    64 channels.
+    """
     folder = tmp_path_factory.mktemp("configs")
     Units.letters().write_dictionary(folder / "dict.ltr.txt")
     write_checkpoint(folder / "24.pt", tiny_model(encoder_layers=24, encoder_embed_dim=256))

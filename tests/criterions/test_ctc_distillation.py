@@ -10,9 +10,9 @@ import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.criterions import ctc_distillation
 from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig
 from w2v_compress.errors import InputError
+from w2v_compress.model_file.storage import ModelFile, read_model, write_model
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
 from w2v_compress.nn import Architecture
-from w2v_compress.runtime.model_file import ModelFile, read_model, write_model
 
 
 def literal_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:

@@ -7,8 +7,9 @@ import soundfile
 import soxr
 
 from w2v_compress.data import audio as module
-from w2v_compress.data.audio import SILENCE, AudioError, Moments, decode_file, normalize, open_audio, read_audio
-from w2v_compress.errors import InputError
+from w2v_compress.data.audio import SILENCE, decode_file, open_audio, read_audio
+from w2v_compress.data.normalization import Moments, normalize
+from w2v_compress.errors import AudioError, InputError
 
 
 def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:

@@ -47,7 +47,7 @@ def mixed(corpus, encoded, speech) -> Path:
 
 def test_csv_to_manifests(mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = prepare("csv", mixed, out, progress=False)
+    report = prepare("csv", mixed, out)
     assert {name: split.utterances for name, split in report.splits.items()} == {"dev": 2, "train": 4}
     assert report.splits["dev"].hours == pytest.approx(6 / 3600)
     assert report.rejected == {}
@@ -74,22 +74,22 @@ def test_csv_to_manifests(mixed: Path, tmp_path: Path) -> None:
 
 def test_the_same_corpus_gives_the_same_files(mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare("csv", mixed, out, workers=1, progress=False)
+    prepare("csv", mixed, out, workers=1)
     first = files(out)
     assert {"train.tsv", "dev.ltr", "audio/low.flac"} <= set(first)
-    prepare("csv", mixed / "utterances.csv", out, workers=4, progress=False)
+    prepare("csv", mixed / "utterances.csv", out, workers=4)
     assert files(out) == first  # nothing is left over either
 
 
 def test_wav_on_request(mixed: Path, tmp_path: Path) -> None:
-    prepare("csv", mixed, tmp_path / "out", audio_format="wav", progress=False)
+    prepare("csv", mixed, tmp_path / "out", audio_format="wav")
     assert soundfile.info(tmp_path / "out/audio/low.wav").format == "WAV"
 
 
 def test_fairseq_trains_on_the_folder(mixed: Path, tmp_path: Path) -> None:
     fairseq_data = pytest.importorskip("fairseq.data")
     out = tmp_path / "out"
-    prepare("csv", mixed, out, progress=False)
+    prepare("csv", mixed, out)
     dataset = fairseq_data.FileAudioDataset(str(out / "train.tsv"), sample_rate=16_000, pad=True)
     dictionary = fairseq_data.Dictionary.load(str(out / "dict.ltr.txt"))
     labels = (out / "train.ltr").read_text().splitlines()
@@ -103,12 +103,12 @@ def test_fairseq_trains_on_the_folder(mixed: Path, tmp_path: Path) -> None:
 
 def test_sentencepiece(mixed: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
-    prepare("csv", mixed, out, units="sentencepiece", vocab_size=10, progress=False)
+    prepare("csv", mixed, out, units="sentencepiece", vocab_size=10)
     units = Units.read_dictionary(out / "dict.spm.txt", "sentencepiece")
     assert len(units.symbols) == 14
     assert (out / "train.spm").read_text().splitlines()[1] == units.labels("GO ON")
     assert not (out / "train.ltr").exists()
-    prepare("csv", mixed, again, units="sentencepiece", dictionary=out / "dict.spm.txt", progress=False)
+    prepare("csv", mixed, again, units="sentencepiece", dictionary=out / "dict.spm.txt")
     assert (again / "spm.model").read_bytes() == (out / "spm.model").read_bytes()
     assert (again / "dev.spm").read_bytes() == (out / "dev.spm").read_bytes()
 
@@ -117,7 +117,7 @@ def test_sentencepiece_learns_from_train_alone(corpus, encoded, tmp_path: Path) 
     folder = corpus(GOOD, ("dev.flac", "ZZ", "dev"))
     (folder / "dev.flac").write_bytes(encoded("flac"))
     with pytest.raises(InputError, match="nothing is left of the split 'dev'"):
-        prepare("csv", folder, tmp_path / "out", units="sentencepiece", vocab_size=4, progress=False)
+        prepare("csv", folder, tmp_path / "out", units="sentencepiece", vocab_size=4)
     assert rejected(tmp_path / "out")[0][1:] == [
         "characters outside the units",
         "its text holds Z, not among the units",
@@ -126,7 +126,7 @@ def test_sentencepiece_learns_from_train_alone(corpus, encoded, tmp_path: Path) 
 
 def test_text_takes_the_case_of_a_given_dictionary(corpus, tmp_path: Path) -> None:
     (tmp_path / "dict.ltr.txt").write_text("| 1\ng 1\no 1\nn 1\n")
-    prepare("csv", corpus(GOOD), tmp_path / "out", dictionary=tmp_path / "dict.ltr.txt", progress=False)
+    prepare("csv", corpus(GOOD), tmp_path / "out", dictionary=tmp_path / "dict.ltr.txt")
     assert (tmp_path / "out/train.ltr").read_text() == "g o | o n |\n"
     assert (tmp_path / "out/dict.ltr.txt").read_text() == "| 1\ng 1\no 1\nn 1\n"
 
@@ -179,7 +179,7 @@ def spoilt(corpus, encoded, speech) -> Path:
 def test_refused_one_by_one(case: str, spoilt: Path, corpus, tmp_path: Path) -> None:
     row, reason, out = REFUSED[case], case.split(",")[0], tmp_path / "out"
     corpus(GOOD, row)
-    report = prepare("csv", spoilt, out, max_seconds=5.0, progress=False)
+    report = prepare("csv", spoilt, out, max_seconds=5.0)
     assert report.rejected == {reason: 1}
     assert report.closing_line() == f"{out}: train 1 (0.00 h); 1 refused (1 {reason})"
     [(path, written, detail)] = rejected(out)
@@ -190,7 +190,7 @@ def test_refused_one_by_one(case: str, spoilt: Path, corpus, tmp_path: Path) -> 
 
     strict = tmp_path / "strict"
     with pytest.raises(InputError, match=f"1 refused .1 {reason}.*strict"):
-        prepare("csv", spoilt, strict, max_seconds=5.0, strict=True, progress=False)
+        prepare("csv", spoilt, strict, max_seconds=5.0, strict=True)
     assert sorted(files(strict)) == ["rejected.tsv"]
 
 
@@ -198,12 +198,12 @@ def test_one_sample_more_is_long_enough(spoilt: Path, corpus, speech, tmp_path: 
     # the bound of "too short" is exact, for labels alone and for a repeated one
     corpus(("short.wav", "YES", "train"), ("repeats.wav", "ALE", "train"))
     write_wav(spoilt / "short.wav", speech((too_short_for("YES") + 1) / 16_000))
-    assert prepare("csv", spoilt, tmp_path / "out", progress=False).splits["train"].utterances == 2
+    assert prepare("csv", spoilt, tmp_path / "out").splits["train"].utterances == 2
 
 
 def test_refusals_are_counted_by_reason(spoilt: Path, corpus, tmp_path: Path) -> None:
     corpus(GOOD, *REFUSED.values())
-    report = prepare("csv", spoilt, tmp_path / "out", max_seconds=5.0, strict=False, progress=False)
+    report = prepare("csv", spoilt, tmp_path / "out", max_seconds=5.0, strict=False)
     assert report.splits["train"].utterances == 1
     # lost.wav is listed twice
     assert sum(report.rejected.values()) == len(REFUSED)
@@ -216,15 +216,15 @@ def test_refusals_are_counted_by_reason(spoilt: Path, corpus, tmp_path: Path) ->
 def test_a_split_with_nothing_left(corpus, tmp_path: Path) -> None:
     folder = corpus(GOOD, ("absent.wav", "YES", "dev"))
     with pytest.raises(InputError, match=r"nothing is left of the split 'dev'; 1 refused \(1 missing\)"):
-        prepare("csv", folder, tmp_path / "out", progress=False)
+        prepare("csv", folder, tmp_path / "out")
     assert sorted(files(tmp_path / "out")) == ["rejected.tsv"]
 
 
 def test_nothing_left_at_all(corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing is left;.*invalid split name"):
-        prepare("csv", corpus(("good.wav", "YES", "")), tmp_path / "out", progress=False)
+        prepare("csv", corpus(("good.wav", "YES", "")), tmp_path / "out")
     with pytest.raises(InputError, match="holds no utterances"):
-        prepare("csv", corpus(), tmp_path / "out", progress=False)
+        prepare("csv", corpus(), tmp_path / "out")
 
 
 def test_paths_that_a_manifest_cannot_hold_are_converted(corpus, speech, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_paths_that_a_manifest_cannot_hold_are_converted(corpus, speech, tmp_pat
     (folder / " c ").mkdir()
     for name in ("a\tb.wav", " c /d.wav"):
         write_wav(folder / name, speech(1.0))
-    prepare("csv", folder, tmp_path / "out", progress=False)
+    prepare("csv", folder, tmp_path / "out")
     assert all(path.path.is_relative_to(tmp_path / "out/audio") for path in read_manifest(tmp_path / "out", "train"))
     assert (tmp_path / "out/audio/a_b.flac").is_file()
 
@@ -241,21 +241,21 @@ def test_samples_beyond_full_scale_are_scaled_not_clipped(corpus, speech, tmp_pa
     folder = corpus(("loud.wav", "YES", "train"))
     loud = 50 * speech(1.0, 8_000)
     write_wav(folder / "loud.wav", loud, 8_000, subtype="FLOAT")
-    prepare("csv", folder, tmp_path / "out", progress=False)
+    prepare("csv", folder, tmp_path / "out")
     written, meant = read_audio(tmp_path / "out/audio/loud.flac"), read_audio(loud, 8_000)
     np.testing.assert_allclose(written, meant / np.abs(meant).max(), atol=2**-14)
 
 
 def test_other_units_beside_an_earlier_split(corpus, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepare("csv", corpus(GOOD), out, progress=False)
+    prepare("csv", corpus(GOOD), out)
     before = files(out)
     (tmp_path / "dict.ltr.txt").write_text("| 1\nG 1\nO 1\nN 1\n")
     folder = corpus(("good.wav", "GO ON", "test"))
     with pytest.raises(InputError, match="the split 'train' there has other units"):
-        prepare("csv", folder, out, dictionary=tmp_path / "dict.ltr.txt", progress=False)
+        prepare("csv", folder, out, dictionary=tmp_path / "dict.ltr.txt")
     assert files(out) == before
-    prepare("csv", folder, out, progress=False)
+    prepare("csv", folder, out)
     assert read_manifest(out, "test")[0].path == read_manifest(out, "train")[0].path
 
 
@@ -265,7 +265,7 @@ def test_sources_are_never_overwritten(corpus, speech, tmp_path: Path) -> None:
     soundfile.write(folder / "audio/low.flac", speech(1.0, 8_000), 8_000)
     before = files(folder)
     with pytest.raises(InputError, match="choose another OUT"):
-        prepare("csv", folder, folder, progress=False)
+        prepare("csv", folder, folder)
     assert files(folder) == before
 
 
@@ -277,16 +277,16 @@ def test_a_full_disk(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "write_bytes", write_some)
     with pytest.raises(InputError, match=r"\.flac: cannot be written: No space left on device$"):
-        prepare("csv", mixed, tmp_path / "out", progress=False)
+        prepare("csv", mixed, tmp_path / "out")
     assert files(tmp_path / "out") == {}
 
 
 def test_a_folder_that_cannot_be_made(corpus, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="the folder cannot be made"):
-        prepare("csv", corpus(GOOD), tmp_path / "file/out", progress=False)
+        prepare("csv", corpus(GOOD), tmp_path / "file/out")
     with pytest.raises(InputError, match="without odd spaces"):
-        prepare("csv", corpus(GOOD), tmp_path / "out\n", progress=False)
+        prepare("csv", corpus(GOOD), tmp_path / "out\n")
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_a_folder_that_cannot_be_made(corpus, tmp_path: Path) -> None:
 )
 def test_wrong_arguments(corpus_name: str, options: dict, message: str, corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        prepare(corpus_name, corpus(GOOD), tmp_path / "out", progress=False, **options)
+        prepare(corpus_name, corpus(GOOD), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_source(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: no such file or folder"):
-        prepare("csv", tmp_path / "absent", tmp_path / "out", progress=False)
+        prepare("csv", tmp_path / "absent", tmp_path / "out")
 
 
 def test_joined_digits(speech, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_joined_digits(speech, tmp_path: Path) -> None:
     for index in range(20):
         for digit in (3, 4):
             write_wav(folder / f"recordings/{digit}_theo_{index}.wav", speech(0.5, 8_000), 8_000)
-    report = prepare("fsdd", folder, tmp_path / "out", join="2:3", join_count=20, seed=1, progress=False)
+    report = prepare("fsdd", folder, tmp_path / "out", join="2:3", join_count=20, seed=1)
     assert {name: split.utterances for name, split in report.splits.items()} == {"dev": 5, "test": 5, "train": 10}
     for utterance in read_manifest(tmp_path / "out", "dev"):
         words = utterance.text.split()
@@ -342,7 +342,7 @@ def test_a_joined_string_names_the_file_that_spoils_it(tmp_path: Path, speech) -
     (folder / "recordings").mkdir(parents=True)
     write_wav(folder / "recordings/1_theo_10.wav", np.zeros(8_000), 8_000)
     write_wav(folder / "recordings/1_lucas_10.wav", speech(0.5, 8_000), 8_000)
-    report = prepare("fsdd", folder, tmp_path / "out", join="2:2", progress=False)
+    report = prepare("fsdd", folder, tmp_path / "out", join="2:2")
     assert report.rejected == {"silent": 1}
     [(path, reason, detail)] = rejected(tmp_path / "out")
     assert (path, reason) == ("train/theo-00000", "silent")
@@ -354,7 +354,7 @@ def test_a_joined_string_can_be_overlong(tmp_path: Path, speech) -> None:
     (folder / "recordings").mkdir(parents=True)
     for speaker, seconds in (("theo", 0.4), ("lucas", 0.6)):
         write_wav(folder / f"recordings/1_{speaker}_10.wav", speech(seconds, 8_000), 8_000)
-    report = prepare("fsdd", folder, tmp_path / "out", join="2:2", max_seconds=1.1, progress=False)
+    report = prepare("fsdd", folder, tmp_path / "out", join="2:2", max_seconds=1.1)
     assert report.rejected == {"overlong": 1}
     assert rejected(tmp_path / "out")[0][0] == "train/lucas-00000"
 
@@ -364,7 +364,7 @@ def test_a_row_without_text_is_not_joined(speech, tmp_path: Path) -> None:
     (tmp_path / "utterances.csv").write_text(rows)
     for name in ("a.wav", "b.wav"):
         write_wav(tmp_path / name, speech(0.5))
-    report = prepare("fsdd", tmp_path, tmp_path / "out", join="2:2", join_count=1, progress=False)
+    report = prepare("fsdd", tmp_path, tmp_path / "out", join="2:2", join_count=1)
     assert report.rejected == {"empty text": 1}
     assert [utterance.text for utterance in read_manifest(tmp_path / "out", "train")] == ["ONE ONE"]
 

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.compute import count_compute
+from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import UNCOMPRESSED, AcousticModel, Architecture, CompressionPoint, named_architecture
-from w2v_compress.runtime.model_file import ModelFile
 
 TEN_SECONDS = 160_000
 

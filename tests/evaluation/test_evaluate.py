@@ -26,7 +26,8 @@ def utterances(wav: Callable[..., Path], tiny_path: Path) -> list[Utterance]:
 
 def test_report(tiny_path: Path, utterances: list[Utterance]) -> None:
     steps: list[int] = []
-    report = evaluate(Recognizer.load(tiny_path), utterances, 2, seed=5, progress=steps.append)
+    recognizer = Recognizer.load(tiny_path)
+    report = evaluate(recognizer, utterances, 2, seed=5, progress=lambda done, total: steps.append(done))
     words = sum(len(utterance.text.split()) for utterance in utterances)
     assert report.wer.value == 1 / words
     assert 0 == report.wer.low <= report.wer.value <= report.wer.high

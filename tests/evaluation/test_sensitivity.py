@@ -8,7 +8,7 @@ import pytest
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation import sensitivity
 from w2v_compress.evaluation.sensitivity import Material, choose_kept, measure_parts, quantize_within
-from w2v_compress.runtime.model_file import ModelFile, quantize_file, read_header, write_model
+from w2v_compress.model_file.storage import ModelFile, quantize_file, read_header, write_model
 from w2v_compress.runtime.recognizer import Recognizer
 
 

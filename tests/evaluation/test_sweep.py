@@ -14,8 +14,8 @@ from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.sweep import cost_table, notes, pareto_front, plot, rate_table, sweep
 from w2v_compress.evaluation.wer import compare
+from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import CompressionPoint, CompressionSpace
-from w2v_compress.runtime.model_file import ModelFile
 from w2v_compress.runtime.recognizer import Recognizer
 
 POINTS = (CompressionPoint(2), CompressionPoint(1), CompressionPoint(2, (1, 2), 2))

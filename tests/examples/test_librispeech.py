@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import typer
 
-from w2v_compress.cli import app
+from w2v_compress.cli.app import app
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 

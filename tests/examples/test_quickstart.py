@@ -12,7 +12,7 @@ import torch
 from w2v_compress.compat import load_checkpoint
 from w2v_compress.data.audio import read_audio
 from w2v_compress.evaluation.wer import character_errors
-from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.recognizer import Recognizer
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"

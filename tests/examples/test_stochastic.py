@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.stochastic import markdown
+from w2v_compress.papers.stochastic import markdown
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STOCHASTIC = EXAMPLES / "stochastic"

@@ -1,5 +1,6 @@
 """Elastic training through fairseq: the same points on every rank and however a run is cut up, best checkpoints by
-point, and what the tasks train."""
+point, and what the tasks train.
+"""
 
 import json
 import re
@@ -14,13 +15,13 @@ from omegaconf import OmegaConf
 
 from w2v_compress import compat
 from w2v_compress.data.units import Units
+from w2v_compress.interop.fairseq_checkpoint import read_checkpoint
+from w2v_compress.model_file.storage import read_model
 from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.nn.encoder import Encoder
-from w2v_compress.runtime.fairseq_checkpoint import read_checkpoint
-from w2v_compress.runtime.model_file import read_model
 
 RECORDING = """
-import os, sys, torch, w2v_compress.tasks
+import os, sys, torch, w2v_compress.models
 from w2v_compress.nn.encoder import Encoder
 from fairseq.trainer import Trainer
 from fairseq_cli.hydra_train import cli_main
@@ -85,6 +86,7 @@ def finetuning(folder: Path, noise_corpus: Path, tiny_path: Path) -> tuple[str, 
 @pytest.fixture
 def points_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The points that networks run at in this process, in their order."""
+    import w2v_compress.models
     import w2v_compress.tasks  # noqa: F401  (registers)
 
     points: list[str] = []
@@ -114,7 +116,7 @@ def sampled(
 
 @pytest.fixture
 def no_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fairseq keeps the best value so far with the function: not from one run to the next of this process."""
+    """Fairseq keeps the best value so far with the function: not from one run to the next of this process."""
     from fairseq import checkpoint_utils
 
     monkeypatch.setattr(checkpoint_utils.save_checkpoint, "best", float("inf"), raising=False)
@@ -122,11 +124,12 @@ def no_best(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(folder: Path, *overrides: str) -> list[str]:
     """The overrides as options of fairseq-hydra-train that name a file: what a plugin registers is known by its name in
-    one, not on the command line."""
+    one, not on the command line.
+    """
     named = [
         re.sub(r"^(task|criterion|model|optimizer|lr_scheduler)=", r"\1._name=", override) for override in overrides
     ]
-    text = OmegaConf.to_yaml(OmegaConf.from_dotlist([*named, f"common.user_dir={compat.user_dir()}"]))
+    text = OmegaConf.to_yaml(OmegaConf.from_dotlist([*named, f"common.user_dir={compat.plugin.user_dir()}"]))
     (folder / "elastic.yaml").write_text("# @package _group_\n" + text)
     return ["--config-dir", str(folder), "--config-name", "elastic", f"hydra.run.dir={folder}"]
 
@@ -190,7 +193,8 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     two_processes: Callable[..., str],
 ) -> None:
     """And they learn what one process does that sums the gradients of the two batches itself, with nothing more in the
-    configuration than the backend: upsampling for squeeze factors that an update does not use stays as it is."""
+    configuration than the backend: upsampling for squeeze factors that an update does not use stays as it is.
+    """
     elastic = ["task.sandwich=1", "task.inplace_distillation_weight=0.5", "optimization.max_update=3"]
     elastic += ["model.learned_upsampling=[2,3,4]", "model.layerdrop=0.2", "optimizer.weight_decay=0.1"]
     elastic += ["dataset.batch_size=5"]  # three an epoch: one process gets a dummy for the fourth

@@ -13,7 +13,7 @@ import torch
 
 from w2v_compress import compat, load
 from w2v_compress.data.prepare import prepare
-from w2v_compress.runtime.fairseq_checkpoint import export_checkpoint
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 
 HERE = Path(__file__).resolve().parent
 WORDS = ("ONE", "TWO", "THREE")
@@ -23,7 +23,7 @@ def hydra_train(config: str, save_dir: Path, *overrides: str) -> list[dict[str, 
     """Run fairseq-hydra-train as a user does; returns what it logged after each update."""
     command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
     command += ["--config-name", config, f"hydra.run.dir={save_dir}", f"checkpoint.save_dir={save_dir}"]
-    command += [f"common.user_dir={compat.user_dir()}", *overrides]
+    command += [f"common.user_dir={compat.plugin.user_dir()}", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, cwd=save_dir.parent)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = re.findall(r"\[train_inner\]\[INFO\] - ({.*})", done.stdout + done.stderr)
@@ -48,7 +48,7 @@ def data(folder) -> Path:
         split = "train" if index < 12 else "dev"
         rows.append(f"{index}.wav,{' '.join(WORDS[word] for word in words)},{split}")
     (folder / "utterances.csv").write_text("\n".join(rows))
-    prepare("csv", folder, folder / "data", progress=False)
+    prepare("csv", folder, folder / "data")
     return folder / "data"
 
 
@@ -128,7 +128,7 @@ def test_stock_fairseq_reads_the_student_and_agrees_with_the_runtime(folder, stu
 
 @pytest.mark.slow
 def test_a_chain_of_students_with_every_term_and_projections(folder, distillation, student, teacher):
-    """teacher -> student -> narrower student: the second starts from the first and learns from the teacher."""
+    """Teacher -> student -> narrower student: the second starts from the first and learns from the teacher."""
     narrow = ["+model.encoder_embed_dim=16", f"model.init_checkpoint={student}", "+criterion.cosine_weight=0.3"]
     narrow += ["+criterion.hidden_weight=0.5", "common.fp16=false", "common.bf16=true"]
     first = hydra_train("distil", folder / "narrow", *distillation, *narrow)
@@ -149,7 +149,7 @@ def test_two_processes_train_the_same_student_with_projections(folder, distillat
     """Each has its own teacher; the projections, which are the criterion's, stay equal too."""
     save_dir = folder / "two"
     arguments = ["--config-dir", str(HERE), "--config-name", "distil", f"hydra.run.dir={save_dir}"]
-    arguments += [f"checkpoint.save_dir={save_dir}", f"common.user_dir={compat.user_dir()}", *distillation]
+    arguments += [f"checkpoint.save_dir={save_dir}", f"common.user_dir={compat.plugin.user_dir()}", *distillation]
     arguments += ["+criterion.hidden_weight=0.5", "+criterion.hidden_projection=always", "dataset.max_tokens=16000"]
     arguments += ["distributed_training.ddp_backend=pytorch_ddp", "distributed_training.find_unused_parameters=true"]
     two_processes([str(Path(sys.executable).with_name("fairseq-hydra-train"))], *arguments)

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.data.units import LETTERS
 from w2v_compress.errors import InputError
+from w2v_compress.interop.fairseq_checkpoint import read_checkpoint
+from w2v_compress.model_file.storage import read_model, write_model
 from w2v_compress.models.compressed_ctc import CompressedCtc, CompressedCtcConfig
 from w2v_compress.nn import CompressionPoint
-from w2v_compress.runtime.fairseq_checkpoint import read_checkpoint
-from w2v_compress.runtime.model_file import read_model, write_model
 
 TINY = {
     "conv_feature_layers": "[(24, 10, 5)] + [(24, 3, 2)] * 2",

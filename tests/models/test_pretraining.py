@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 
 import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.errors import InputError
+from w2v_compress.interop.fairseq_checkpoint import read_initial
 from w2v_compress.models.pooled_transformer import PooledTransformer, PooledTransformerConfig
 from w2v_compress.models.pretraining import Fp32BatchNorm, PretrainingModel
 from w2v_compress.models.sew import Sew, SewConfig
 from w2v_compress.models.stochastic_sew import StochasticSew, StochasticSewConfig
 from w2v_compress.nn import AcousticModel, CompressionPoint, named_architecture
-from w2v_compress.runtime.fairseq_checkpoint import read_initial
 
 TINY = {
     "conv_feature_layers": "[(24, 10, 5)] + [(24, 3, 2)] * 2",

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 import w2v_compress.models  # noqa: F401  (mends and registers)
 from w2v_compress.compat import load_checkpoint
 from w2v_compress.errors import InputError
+from w2v_compress.model_file.storage import quantize_file, read_model, write_model
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
 from w2v_compress.nn import CompressionPoint
-from w2v_compress.runtime.model_file import quantize_file, read_model, write_model
 
 LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from w2v_compress.nn.encoder import WeightNormConvolution
+from w2v_compress.nn.convolution import WeightNormConvolution
 from w2v_compress.nn.pooling import mean_pool, pooled_length, repeat_upsample
 
 FACTORS = range(1, 6)

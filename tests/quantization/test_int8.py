@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from w2v_compress.nn.encoder import WeightNormConvolution
-from w2v_compress.nn.feature_extractor import StridedConvolution
+from w2v_compress.nn.convolution import StridedConvolution, WeightNormConvolution
 from w2v_compress.quantization import int8
 
 

@@ -14,7 +14,7 @@ import torch
 from w2v_compress.data import audio
 from w2v_compress.data.audio import read_audio
 from w2v_compress.errors import InputError
-from w2v_compress.runtime.model_file import ModelFile
+from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.runtime.recognizer import Recognizer, Transcript
 
 Wav = Callable[..., Path]

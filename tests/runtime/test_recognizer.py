@@ -14,11 +14,12 @@ import soundfile
 import torch
 
 import w2v_compress
-from w2v_compress.data.audio import normalize, read_audio
+from w2v_compress.data.audio import read_audio
+from w2v_compress.data.normalization import normalize
 from w2v_compress.errors import InputError
+from w2v_compress.model_file.storage import ModelFile, quantize_file, write_model
 from w2v_compress.nn import CompressionPoint, CompressionSpace
 from w2v_compress.runtime import batching
-from w2v_compress.runtime.model_file import ModelFile, quantize_file, write_model
 from w2v_compress.runtime.recognizer import Recognizer, Transcript
 
 

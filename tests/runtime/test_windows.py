@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from w2v_compress.data.audio import AudioError
+from w2v_compress.errors import AudioError
+from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import CompressionPoint, CompressionSpace
-from w2v_compress.runtime.model_file import ModelFile
 from w2v_compress.runtime.recognizer import Recognizer
 from w2v_compress.runtime.windows import CHUNK_SECONDS, plan_windows, pooling_period, read_windows
 

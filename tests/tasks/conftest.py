@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-import w2v_compress.tasks  # noqa: F401  (mends and registers)
+import w2v_compress.models
+import w2v_compress.tasks  # noqa: F401  (patches fairseq and registers)
 
 UNITS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 

@@ -14,8 +14,9 @@ from w2v_compress.tasks.compression import at_point
 
 
 def literal(model: Any, sample: dict[str, Any], points: list[Any], weight: float) -> tuple[torch.Tensor, float, int]:
-    """mean over points of (CTC + weight * tokens * mean over frames of KL(largest || point)) in float64, the mean KL
-    over the taught points, and the frames of one."""
+    """Mean over points of (CTC + weight * tokens * mean over frames of KL(largest || point)) in float64, the mean KL
+    over the taught points, and the frames of one.
+    """
     model = model.double()
     source, padding = sample["net_input"]["source"].double(), sample["net_input"]["padding_mask"]
     losses, taught, divergences = [], None, []

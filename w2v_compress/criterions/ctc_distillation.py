@@ -25,10 +25,11 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from ..distillation.losses import cosine_distance, hidden_distance, hidden_projections, kl_divergence, layer_pairs
+from ..distillation.recorded import Recorded
+from ..distillation.teacher import PRECISIONS, Teacher
 from ..errors import InputError
 from ..models.student_ctc import check_agreement
-from ..models.teacher import PRECISIONS, Teacher
-from ..nn.distillation import cosine_distance, hidden_distance, hidden_projections, kl_divergence, layer_pairs
 
 REDUCTIONS = ("valid_frames", "released")
 TERMS = ("kl", "features_penalty", "ctc", "cosine", "hidden")
@@ -97,26 +98,6 @@ def check_settings(cfg: CtcDistillationConfig) -> None:
         raise InputError("criterion.teacher_cache holds no padded frames; reduction must be valid_frames with it")
 
 
-class Recorded:
-    """A model that keeps its last output, so that the stock CTC criterion and the distillation share one pass."""
-
-    def __init__(self, model: Any, **inputs: Any) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.output: dict[str, Any] = {}
-        self.logits = torch.empty(0)
-
-    def __call__(self, **inputs: Any) -> dict[str, Any]:
-        self.output = self.model(**inputs, **self.inputs)
-        self.logits = self.output["encoder_out"].transpose(0, 1)  # (batch, frames, units)
-        if self.output["padding_mask"] is not None:
-            self.logits = self.logits.clone()  # the stock criterion overwrites those of padded frames
-        return self.output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-
 @register_criterion("ctc_distillation", dataclass=CtcDistillationConfig)
 class CtcDistillation(CtcCriterion):
     """The stock CTC criterion, which also reports WER in validation, and what the teacher says.
@@ -161,7 +142,8 @@ class CtcDistillation(CtcCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True, **_: Any) -> tuple[Tensor, int, dict]:
         """Loss summed over the valid frames (with `reduction: released`, over utterances), their number, and what to
-        log."""
+        log.
+        """
         recorded = Recorded(model, **({"keep_hidden": True} if self.pairs else {}))
         ctc, _, logging_output = super().forward(recorded, sample, reduce)
         logits, padded = recorded.logits, recorded.output["padding_mask"]

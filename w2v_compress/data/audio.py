@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from ..errors import InputError
+from ..errors import AudioError, InputError
+from .truncation import check_whole
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything that the networks hear."""
@@ -35,19 +35,8 @@ ARRAY_NAME = "audio array"
 STREAM_NAME = "audio stream"
 """What errors call audio that has no name."""
 
-_UNKNOWN_SIZE = 0x7FFFF000  # from here on: what writers to a pipe, such as sox and ffmpeg, give as length of the data
 _UNKNOWN_FRAMES = 2**60
-_MAX_OGG_PAGE = 27 + 255 + 255 * 255
 _INTEGER_SCALES = {"uint8": (128, 128.0), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}
-
-
-class AudioError(InputError):
-    """Audio that is refused: `reason` is its kind in a word or two, `detail` says what is wrong with this one."""
-
-    def __init__(self, name: object, reason: str, detail: str) -> None:
-        super().__init__(f"{name}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,8 @@ class AudioSource:
 
     def blocks(self) -> Iterator[AudioArray]:
         """16 kHz mono, (samples,) a block: joined, what `read_audio` gives. Errors are its errors, and come where
-        the fault is."""
+        the fault is.
+        """
         return _speech(self.stored(), self.rate, self.name)
 
 
@@ -140,40 +130,6 @@ def check_duration(audio: AudioArray, max_seconds: float, *, name: object) -> No
         raise _overlong(name, audio.size / SAMPLE_RATE, max_seconds)
 
 
-class Moments:
-    """Count, mean and variance of audio that comes in blocks (Chan, Golub and LeVeque 1979: "Updating formulae and a
-    pairwise algorithm for computing sample variances")."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._squares = 0.0  # sum of the squared distances from the mean
-
-    def add(self, block: AudioArray) -> None:
-        """Count the samples of `block` (samples,) too."""
-        if not block.size:
-            return
-        wide = block.astype(np.float64)
-        mean, total = wide.mean(), self.count + block.size
-        distance = mean - self.mean
-        self._squares += block.size * wide.var() + distance**2 * self.count * block.size / total
-        self.mean += distance * block.size / total
-        self.count = total
-
-    def normalize(self, audio: AudioArray) -> AudioArray:
-        """`audio` (samples,), a part of what was counted, as `normalize` of the whole leaves it."""
-        variance = self._squares / self.count
-        # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
-        return ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
-
-
-def normalize(audio: AudioArray) -> AudioArray:
-    """`audio` (samples,) with zero mean and unit variance, as fairseq's `task.normalize` gives it to large models."""
-    moments = Moments()
-    moments.add(audio)
-    return moments.normalize(audio)
-
-
 def _overlong(name: object, seconds: float, max_seconds: float) -> AudioError:
     return AudioError(name, "overlong", f"lasts {seconds:.2f} s; at most {max_seconds:g} s are allowed")
 
@@ -217,9 +173,9 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile
             if not file.is_file():
                 raise AudioError(name, "unreadable", "is not a file")
             with file.open("rb") as stream:
-                _check_whole(stream, name)
+                check_whole(stream, name)
         else:
-            _check_whole(file, name)
+            check_whole(file, name)
         with _SequentialFile(file) as audio:
             if audio.frames > _UNKNOWN_FRAMES:
                 raise AudioError(name, "unreadable", "does not say how long it is (written to a pipe?): re-encode it")
@@ -234,16 +190,6 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile
         raise AudioError(
             name, "unreadable", "is damaged, cut short, or not audio (wav, flac, ogg, opus and others are)"
         ) from None
-
-
-def _check_whole(file: BinaryIO, name: object) -> None:
-    """Raises `AudioError` when the file is empty or cut short; leaves it at its beginning."""
-    file.seek(0)
-    if not file.read(1):
-        raise AudioError(name, "empty", "the file is empty")
-    if _is_cut_short(file):
-        raise AudioError(name, "unreadable", "is cut short: it ends before the audio that it promises")
-    file.seek(0)
 
 
 def _decoded_blocks(file: soundfile.SoundFile, path: object) -> Iterator[AudioArray]:
@@ -321,34 +267,3 @@ def _joined(blocks: Iterator[AudioArray], name: object, allow_silence: bool) -> 
     if not allow_silence and np.ptp(audio) <= 2 * SILENCE:
         raise AudioError(name, "silent", "holds nothing but silence")
     return audio
-
-
-def _is_cut_short(file: BinaryIO) -> bool:
-    """Whether the container in `file` says that more should follow: chunk lengths (WAV, AIFF), the last page (Ogg)."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    magic = file.read(4)
-    if magic == b"OggS":
-        file.seek(max(0, size - _MAX_OGG_PAGE))
-        return not _ends_with_last_page(file.read())
-    if magic not in (b"RIFF", b"RIFX", b"FORM"):
-        return False
-    header = struct.Struct("<4sI" if magic == b"RIFF" else ">4sI")
-    position = 12
-    while position + header.size <= size:
-        file.seek(position)
-        name, length = header.unpack(file.read(header.size))
-        position += header.size + length
-        if name in (b"data", b"SSND"):
-            return position > size and length < _UNKNOWN_SIZE
-        position += length % 2  # chunks start at even places
-    return False
-
-
-def _ends_with_last_page(tail: bytes) -> bool:
-    """Whether the last Ogg page in `tail` is whole and marked as the end of its stream (RFC 3533, section 6)."""
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < 27:
-        return False
-    segments = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(segments) and bool(page[5] & 0x04)

@@ -12,14 +12,13 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-from rich.console import Console
-from rich.progress import track
 
 from ..cores import available_cores
-from ..errors import InputError
+from ..errors import AudioError, InputError
 from ..files import replacing
 from ..nn.architecture import Architecture
-from .audio import SAMPLE_RATE, AudioArray, AudioError, check_duration, decode_file, to_speech
+from ..progress import Progress, no_progress
+from .audio import SAMPLE_RATE, AudioArray, check_duration, decode_file, to_speech
 from .corpora import Recording
 from .manifest import Utterance, fits_manifest
 from .units import Units
@@ -48,21 +47,15 @@ class Converter:
     audio_format: AudioFormat
 
     def run(
-        self, recordings: Sequence[Recording], workers: int | None = None, *, progress: bool = False
+        self, recordings: Sequence[Recording], workers: int | None = None, *, progress: Progress = no_progress
     ) -> list[Utterance | Rejection]:
-        """What becomes of each of `recordings`, in their order, worked out by `workers` threads."""
-        console = Console(stderr=True)
+        """Convert `recordings` in `workers` threads; the results are in their order, and `progress` counts them."""
+        results = []
         with ThreadPoolExecutor(workers or available_cores()) as executor:
-            return list(
-                track(
-                    executor.map(self.convert, recordings, self.targets(recordings)),
-                    description="Preparing",
-                    total=len(recordings),
-                    console=console,
-                    transient=True,
-                    disable=not progress or not console.is_terminal,
-                )
-            )
+            for result in executor.map(self.convert, recordings, self.targets(recordings)):
+                results.append(result)
+                progress(len(results), len(recordings))
+        return results
 
     def targets(self, recordings: Sequence[Recording]) -> list[Path]:
         """A path in `folder` for each recording, named after its place in the corpus, no two alike."""

@@ -39,7 +39,8 @@ class Recording:
 
 def read_csv(source: Path) -> list[Recording]:
     """A CSV file with the columns `path` (from the file's folder), `text` and `split`, or the folder with its
-    `utterances.csv`. Other columns are ignored, save `speaker`. Raises `InputError` when a column is missing."""
+    `utterances.csv`. Other columns are ignored, save `speaker`. Raises `InputError` when a column is missing.
+    """
     path = source / "utterances.csv" if source.is_dir() else source
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -64,7 +65,8 @@ def read_csv(source: Path) -> list[Recording]:
 
 def read_librispeech(source: Path) -> list[Recording]:
     """The folder with LibriSpeech's splits (Panayotov et al. 2015): `dev-clean/84/121123/84-121123.trans.txt` and
-    its FLAC files. Every subfolder with transcripts is a split; a FLAC file without a transcript has an empty text."""
+    its FLAC files. Every subfolder with transcripts is a split; a FLAC file without a transcript has an empty text.
+    """
     recordings = []
     for transcript in sorted(source.glob("*/*/*/*.trans.txt")):
         chapter, split = transcript.parent, transcript.parents[2].name
@@ -82,7 +84,8 @@ def read_librispeech(source: Path) -> list[Recording]:
 
 def read_fsdd(source: Path) -> list[Recording]:
     """The Free Spoken Digit Dataset: its repository, with `recordings/7_jackson_32.wav` (recordings 0 to 4 of a
-    digit are test, as its README has it, 5 to 9 dev here, the others train), or a folder with `utterances.csv`."""
+    digit are test, as its README has it, 5 to 9 dev here, the others train), or a folder with `utterances.csv`.
+    """
     if (source / "utterances.csv").is_file():
         return read_csv(source)
     recordings = []

@@ -12,6 +12,7 @@ from typing import get_args
 
 from ..errors import InputError
 from ..files import replacing
+from ..progress import Progress, no_progress
 from .conversion import AudioFormat, Converter, Rejection
 from .corpora import CORPORA, Recording, join_recordings
 from .manifest import Utterance, fits_manifest, write_manifest
@@ -59,7 +60,7 @@ def prepare(
     seed: int = 0,
     strict: bool = False,
     workers: int | None = None,
-    progress: bool = True,
+    progress: Progress = no_progress,
 ) -> PrepareReport:
     """The `corpus` (csv, librispeech, fsdd) at `source` as fairseq manifests in `out`; what is unfit is refused.
 
@@ -72,8 +73,8 @@ def prepare(
     join_count: how many strings, over all splits; by default each recording is used about once.
     seed: of the joining.
     strict: fail, and write no manifest, if anything is refused.
-    workers: threads; by default one a processor.
-    progress: whether to show a bar on standard error.
+    workers: threads; by default one for each core that this process may use.
+    progress: counts recordings as they are converted.
 
     Raises `InputError` for a wrong argument, a corpus that cannot be read, a split of which nothing is left, and an
     `out` that cannot be written. The same corpus and arguments give the same files.

@@ -81,7 +81,8 @@ def _groups(frames: int, factor: int) -> int:
 
 def _extractor_layers(architecture: Architecture, samples: int) -> Iterator[int]:
     """Of each convolution. The first one's group norm takes the covariance of its windows, and scales its weights, each
-    in two parts (`nn.feature_extractor`)."""
+    in two parts (`nn.feature_extractor`).
+    """
     in_channels, time = 1, samples
     for index, (channels, kernel, stride) in enumerate(architecture.conv_layers):
         time = (time - kernel) // stride + 1

@@ -1,7 +1,7 @@
 """How well and how fast a recognizer does on a test set."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,10 @@ import jiwer
 
 from ..data.manifest import Utterance
 from ..errors import InputError
+from ..model_file.points import Point
 from ..nn.compression import CompressionPoint
-from ..runtime.recognizer import Point, Recognizer
+from ..progress import Progress, no_progress
+from ..runtime.recognizer import Recognizer
 from .machine import describe_machine, peak_memory
 from .wer import ErrorCounts, Interval, align_words, character_errors, counts_of, error_rate
 
@@ -73,13 +75,13 @@ def evaluate(
     *,
     point: Point | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] = lambda done: None,
+    progress: Progress = no_progress,
 ) -> EvaluationReport:
     """WER, by kind of error, and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
 
     `point` is as in `Recognizer.checked_point`. The first utterance is transcribed once before, uncounted. Raises
     `InputError` when an utterance cannot be used: a rate over what is left of a test set would be another test set's.
-    `progress` gets the number done.
+    `progress` counts utterances.
     """
     if not utterances:
         raise InputError("there are no utterances to evaluate on")
@@ -91,7 +93,7 @@ def evaluate(
         if isinstance(result, InputError):
             raise result
         transcripts.append((result.text, result.audio_seconds, result.compute_seconds))
-        progress(len(transcripts))
+        progress(len(transcripts), len(utterances))
     hypotheses, audio_seconds, compute_seconds = map(list, zip(*transcripts, strict=True))
     references = [utterance.text for utterance in utterances]
     alignment = align_words(references, hypotheses)

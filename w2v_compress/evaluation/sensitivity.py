@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,8 +10,9 @@ from torch import Tensor
 from ..data.audio import SAMPLE_RATE
 from ..data.manifest import Utterance
 from ..errors import InputError
+from ..model_file.storage import quantize_file, read_model
+from ..progress import Progress, no_progress
 from ..quantization import scheme as quantization_scheme
-from ..runtime.model_file import quantize_file, read_model
 from ..runtime.recognizer import Recognizer
 from .wer import word_errors
 
@@ -80,13 +80,11 @@ def run(recognizer: Recognizer, material: Material) -> Outcome:
     return outcome
 
 
-def measure_parts(
-    path: Path, scheme: str, material: Material, progress: Callable[[int, int], Any] = lambda done, total: None
-) -> list[PartCost]:
+def measure_parts(path: Path, scheme: str, material: Material, progress: Progress = no_progress) -> list[PartCost]:
     """The cost of each part that `scheme` quantizes in the model file `path`, most sensitive first.
 
     The order is that of the logits' error: the WER of a small set changes by whole words or not at all. `progress`
-    gets the number done and of all. Raises `InputError` when the model is int8 already or the scheme is unknown.
+    counts parts. Raises `InputError` when the model is int8 already or the scheme is unknown.
     """
     model_file = read_model(path)
     if model_file.header.quantization is not None:

@@ -4,23 +4,22 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..console import progress_bar
 from ..data.audio import SAMPLE_RATE, read_audio
 from ..data.manifest import Utterance
 from ..errors import InputError
 from ..extras import require
 from ..files import replacing
+from ..model_file.sweep import Sweep, SweptPoint
 from ..nn.compression import CompressionPoint, CompressionSpace
+from ..progress import Progress, Steps, no_progress
 from ..runtime.recognizer import Recognizer
-from ..runtime.stored_sweep import Sweep, SweptPoint
 from .compute import count_compute
-from .evaluate import EvaluationReport, evaluate
+from .evaluate import evaluate
 from .machine import describe_machine, interleaved_latency
 from .wer import Interval, compare
 
@@ -96,20 +95,27 @@ def sweep(
     repeats: int = FEWEST_REPEATS,
     timed_seconds: float = 30.0,
     seed: int = 0,
+    progress: Progress = no_progress,
 ) -> SweepReport:
     """Error rates, time and multiply-accumulates at each of `points`, by default every point of the recognizer's space.
 
     Times are medians of `repeats` runs, at least 9, over utterances drawn by `seed` until they last `timed_seconds`.
     The `seed` is that of the bootstrap too. Raises `InputError` when an utterance cannot be used or when the network
-    does not have a point.
+    does not have a point. `progress` counts utterances at each point, and timed runs.
     """
     if repeats < FEWEST_REPEATS:
         raise InputError(f"`repeats` is {repeats}; it must be at least {FEWEST_REPEATS}")
     points = [recognizer.checked_point(point) for point in points or recognizer.header.space.all_points()]
     reference = CompressionSpace(points=tuple(points)).largest
-    reports = _error_rates(recognizer, utterances, points, batch_size, seed)
+    steps = Steps(progress, len(points) * (len(utterances) + 1 + repeats))
+    reports = {
+        point: evaluate(
+            recognizer, utterances, batch_size, point=point, seed=seed, progress=lambda done, total: steps.step()
+        )
+        for point in points
+    }
     timed = _timed_audio(utterances, timed_seconds, seed)
-    milliseconds = _times(recognizer, timed, points, repeats)
+    milliseconds = _times(recognizer, timed, points, repeats, steps)
     lengths = [utterance.samples for utterance in utterances]
     macs = {point: _macs(recognizer, lengths, point) for point in points}
     timed_length = sum(map(len, timed)) / SAMPLE_RATE
@@ -194,7 +200,7 @@ def notes(report: SweepReport) -> list[str]:
 
 
 def require_matplotlib() -> Any:
-    """matplotlib's pyplot, for files; `InputError` names the pip extra when it is not installed."""
+    """Matplotlib's pyplot, for files; `InputError` names the pip extra when it is not installed."""
     matplotlib = require("--plot", "plot", "matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -227,24 +233,6 @@ def plot(report: SweepReport, path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def _error_rates(
-    recognizer: Recognizer,
-    utterances: Sequence[Utterance],
-    points: Sequence[CompressionPoint],
-    batch_size: int,
-    seed: int,
-) -> dict[CompressionPoint, EvaluationReport]:
-    reports = {}
-    with progress_bar("Recognizing", len(points) * len(utterances)) as advance:
-        for done, point in enumerate(points):
-
-            def progress(utterance: int, before: int = done * len(utterances)) -> None:
-                advance(before + utterance)
-
-            reports[point] = evaluate(recognizer, utterances, batch_size, point=point, seed=seed, progress=progress)
-    return reports
-
-
 def _timed_audio(utterances: Sequence[Utterance], seconds: float, seed: int) -> list[np.ndarray]:
     """Samples of utterances, drawn until they last `seconds`."""
     audio: list[np.ndarray] = []
@@ -256,18 +244,16 @@ def _timed_audio(utterances: Sequence[Utterance], seconds: float, seed: int) -> 
 
 
 def _times(
-    recognizer: Recognizer, audio: list[np.ndarray], points: Sequence[CompressionPoint], repeats: int
+    recognizer: Recognizer, audio: list[np.ndarray], points: Sequence[CompressionPoint], repeats: int, steps: Steps
 ) -> dict[CompressionPoint, float]:
     """Median milliseconds of all `audio`, one piece after the other."""
-    with progress_bar("Timing", (1 + repeats) * len(points)) as advance:
-        done = count(1)
 
-        def run(point: CompressionPoint) -> None:
-            recognizer.transcribe(audio, SAMPLE_RATE, batch_size=1, point=point)
-            advance(next(done))
+    def run(point: CompressionPoint) -> None:
+        recognizer.transcribe(audio, SAMPLE_RATE, batch_size=1, point=point)
+        steps.step()
 
-        runs: dict[str, Callable[[], None]] = {str(point): partial(run, point) for point in points}
-        milliseconds = interleaved_latency(runs, repeats)
+    runs: dict[str, Callable[[], None]] = {str(point): partial(run, point) for point in points}
+    milliseconds = interleaved_latency(runs, repeats)
     return {point: milliseconds[str(point)] for point in points}
 
 

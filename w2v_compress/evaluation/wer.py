@@ -43,8 +43,9 @@ class Interval:
 
 
 def align_words(references: Sequence[str], hypotheses: Sequence[str]) -> jiwer.WordOutput:
-    """jiwer's alignment of each pair of texts, with the substitutions, deletions and insertions of all. Words are what
-    white space separates; case and punctuation count. Raises `InputError` when no reference has a word."""
+    """Jiwer's alignment of each pair of texts, with the substitutions, deletions and insertions of all. Words are what
+    white space separates; case and punctuation count. Raises `InputError` when no reference has a word.
+    """
     return jiwer.process_words(*_single_spaced(references, hypotheses))
 
 

@@ -13,8 +13,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import MISSING
 
 from ..errors import InputError
+from ..interop.fairseq_checkpoint import read_initial
 from ..nn import AcousticModel, CompressionPoint, TrainingOptions
-from ..runtime.fairseq_checkpoint import read_initial
 from .ctc import CtcConfig, CtcModel, check_normalize
 
 logger = logging.getLogger(__name__)

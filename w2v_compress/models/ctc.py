@@ -19,11 +19,10 @@ from omegaconf import II, OmegaConf, open_dict
 from torch import Tensor
 
 from ..errors import InputError
+from ..interop.fairseq_settings import default_point, pretrained_settings
+from ..model_file.header import Header
 from ..nn import AcousticModel, Architecture, CompressionPoint, FeatureMasks, TrainingOptions
-from ..nn.feature_extractor import valid_mask
-from ..runtime.fairseq_checkpoint import default_point, pretrained_settings
-from ..runtime.model_file import Header
-from .teacher import valid_lengths
+from ..nn.lengths import valid_lengths, valid_mask
 
 
 @dataclass

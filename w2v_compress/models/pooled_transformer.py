@@ -1,5 +1,6 @@
 """`pooled_transformer`: wav2vec 2.0 at its full frame rate, with pooled queries, keys and values in each transformer
-layer (Vyas et al. 2022, as far as their abstract says; the rest is our design, docs/stochastic.md)."""
+layer (Vyas et al. 2022, as far as their abstract says; the rest is our design, docs/stochastic.md).
+"""
 
 from dataclasses import dataclass, field
 

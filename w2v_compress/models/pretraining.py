@@ -20,12 +20,13 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..interop.fairseq_checkpoint import read_tensors
+from ..interop.fairseq_settings import default_point
 from ..nn import Architecture, CompressionPoint, TrainingOptions
 from ..nn.acoustic_model import initialize_linear
 from ..nn.encoder import Encoder
-from ..nn.feature_extractor import FeatureExtractor, valid_mask
-from ..runtime.fairseq_checkpoint import default_point, read_tensors
-from .teacher import valid_lengths
+from ..nn.feature_extractor import FeatureExtractor
+from ..nn.lengths import valid_lengths, valid_mask
 
 logger = logging.getLogger(__name__)
 MLP_CHANNELS = 4096
@@ -146,7 +147,8 @@ class PretrainingModel(Wav2Vec2Model):
         self, unmasked: Tensor, mask_indices: Tensor | None, padding_count: int | None
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Targets (batch, masked frames, channels), negatives (negatives, batch, masked frames, channels), and how the
-        codebook is used."""
+        codebook is used.
+        """
         y = unmasked if self.negatives_from_everywhere else _masked(unmasked, mask_indices)
         statistics = {}
         if self.quantizer is not None:
@@ -173,7 +175,8 @@ class PretrainingModel(Wav2Vec2Model):
         point: CompressionPoint | None = None,
     ) -> dict[str, Any]:
         """`forward` with `features_only`: what stock fine-tuning calls. `layer_results` has the states after each
-        layer, as stock, only when `layer` is asked for."""
+        layer, as stock, only when `layer` is asked for.
+        """
         return self.forward(source, padding_mask, mask=mask, features_only=True, layer=layer, point=point)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +186,8 @@ class PretrainingModel(Wav2Vec2Model):
 
 class Fp32BatchNorm(nn.BatchNorm1d):
     """Batch norm in fp32 in a model of any precision. fairseq's turns its parameters into fp32 as it runs, when the
-    optimizer and distributed training hold them in half precision."""
+    optimizer and distributed training hold them in half precision.
+    """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fp32BatchNorm":
         super()._apply(fn, recurse)

@@ -1,6 +1,7 @@
 """`stochastic_sew`: wav2vec 2.0 that runs at any compression point, to be pre-trained with the point sampled anew for
 each update ("On-demand compute reduction with stochastic wav2vec 2.0", Vyas et al. 2022, as far as its abstract says;
-the rest is our design, docs/stochastic.md)."""
+the rest is our design, docs/stochastic.md).
+"""
 
 from dataclasses import dataclass, field
 

@@ -14,11 +14,11 @@ from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from fairseq.tasks import FairseqTask
 
+from ..distillation.layer_selection import SELECTIONS, check_layers, keep_layers, select_layers, starting_weights
 from ..errors import InputError
+from ..interop.fairseq_checkpoint import read_recognizer
+from ..model_file.storage import ModelFile
 from ..nn import AcousticModel, CompressionPoint, TrainingOptions
-from ..nn.layer_selection import SELECTIONS, check_layers, keep_layers, select_layers, starting_weights
-from ..runtime.fairseq_checkpoint import read_recognizer
-from ..runtime.model_file import ModelFile
 from .ctc import CtcConfig, CtcModel, check_agreement
 
 LAYER_SELECTION_CHOICES = ChoiceEnum(SELECTIONS)
@@ -58,7 +58,8 @@ class StudentCtc(CtcModel):
         cls, cfg: StudentCtcConfig, task: FairseqTask, options: TrainingOptions
     ) -> tuple[AcousticModel, CompressionPoint]:
         """The student, with what it takes from the recognizer at `init_checkpoint`; `InputError` when that has other
-        units or normalization than the task."""
+        units or normalization than the task.
+        """
         if not cfg.init_checkpoint:
             raise InputError("model.init_checkpoint is empty; it must name a fine-tuned CTC checkpoint")
         initial = read_recognizer(Path(cfg.init_checkpoint))

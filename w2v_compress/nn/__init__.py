@@ -3,7 +3,7 @@
 from .acoustic_model import AcousticModel, AcousticOutput, FeatureMasks
 from .architecture import ARCHITECTURES, Architecture, named_architecture, parse_conv_layers
 from .compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
-from .encoder import TrainingOptions
+from .options import TrainingOptions
 
 __all__ = [
     "ARCHITECTURES",

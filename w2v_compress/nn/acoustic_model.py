@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .compression import UNCOMPRESSED, CompressionPoint
-from .encoder import Encoder, TrainingOptions
+from .encoder import Encoder
 from .feature_extractor import FeatureExtractor, GroupNormStatistics
+from .options import TrainingOptions
 
 
 class FeatureMasks(NamedTuple):

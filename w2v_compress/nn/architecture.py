@@ -101,7 +101,8 @@ class Architecture:
 
     def to_fairseq(self) -> dict[str, Any]:
         """The settings of fairseq's `wav2vec2`, or of our `stochastic_sew` where upsampling is learned, that build this
-        network; fairseq keeps `num_units` elsewhere."""
+        network; fairseq keeps `num_units` elsewhere.
+        """
         settings = self.to_dict()
         del settings["num_units"]
         layers = settings.pop("conv_layers")
@@ -171,7 +172,7 @@ def _checked_conv_layers(layers: Any) -> ConvLayers:
 
 
 def parse_conv_layers(text: str) -> ConvLayers:
-    """fairseq's `conv_feature_layers`, a Python expression such as `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
+    """Fairseq's `conv_feature_layers`, a Python expression such as `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
 
     fairseq passes it to `eval`, so a checkpoint could run code through it. This reads lists, tuples, whole
     numbers, `+` and `*`, and raises `InputError` on anything else.

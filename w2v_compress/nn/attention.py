@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .feature_extractor import valid_mask
+from .lengths import valid_mask
 from .pooling import mean_pool, pooled_length, repeat_upsample
 
 Projections = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -1,9 +1,8 @@
 """Features to context: positional convolution and transformer layers (Baevski et al. 2020, section 2), at a point of
-compression (Vyas et al. 2022): squeezed frames (Wu et al. 2021, section 4), pooled queries, keys and values."""
+compression (Vyas et al. 2022): squeezed frames (Wu et al. 2021, section 4), pooled queries, keys and values.
+"""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,77 +14,10 @@ from ..errors import InputError
 from .architecture import Architecture
 from .attention import SelfAttention
 from .compression import UNCOMPRESSED, CompressionPoint
-from .feature_extractor import valid_mask, whole_windows
+from .convolution import WeightNormConvolution
+from .lengths import valid_mask
+from .options import TrainingOptions
 from .pooling import mean_pool, pooled_length, repeat_upsample
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """What is at work only in training; the names and places are fairseq's."""
-
-    dropout: float = 0.0
-    """After attention, after the feed-forward block, and on the input of the layers."""
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
-    dropout_input: float = 0.0
-    final_dropout: float = 0.0
-    layerdrop: float = 0.0
-    """Probability of skipping a layer (Fan et al. 2019)."""
-    layerdrop_by_seed: bool = False
-    """Which layers are skipped depends on torch's seed alone and not on the state of its generator: for trainers that
-    set the seed anew for each update, as fairseq does. Processes whose batches differ then skip the same layers."""
-    feature_grad_mult: float = 1.0
-    """Factor on the gradient that reaches the feature extractor; 0 freezes it."""
-    checkpoint_activations: bool = False
-    """Compute the layers again in the backward pass rather than keep what is inside: less memory, more time."""
-
-
-class WeightNormConvolution(nn.Module):
-    """Grouped `nn.Conv1d` with "same" padding under weight norm over the kernel (fairseq: `weight_norm(dim=2)`).
-
-    (batch, time, channels) -> (batch, ceil(time / stride), channels). An even kernel looks one frame further back than
-    ahead. Output t is output `stride` * t of stride 1: one convolution serves every squeeze factor.
-    """
-
-    def __init__(self, channels: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-        weight = torch.empty(channels, channels // groups, kernel).normal_(std=math.sqrt(4 / (kernel * channels)))
-        # On the meta device torch would import its compiler for the norm.
-        gain = weight.new_empty(1, 1, kernel) if weight.is_meta else weight.norm(dim=(0, 1), keepdim=True)
-        self.weight_g = nn.Parameter(gain)
-        self.weight_v = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def effective_weight(self) -> Tensor:
-        """The weight to compute with, (channels, channels / groups, kernel)."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 2)
-
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        return grouped_convolution(x, self.effective_weight(), self.bias, stride, self.groups)
-
-
-def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
-    """What `WeightNormConvolution` computes, with the weight (channels, channels / groups, kernel) worked out."""
-    frames = (x.shape[1] + stride - 1) // stride
-    x = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
-    return x[:, :, :frames].transpose(1, 2)
-
-
-def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:
-    """(batch, time, channels) -> (batch, groups, time + kernel - 1, channels / groups)
-
-    The input of a convolution with "same" padding, each group in one piece of memory.
-    """
-    padded = F.pad(x, (0, 0, kernel // 2, (kernel - 1) // 2))
-    return padded.unflatten(2, (groups, -1)).transpose(1, 2).contiguous()
-
-
-def group_windows(frames: Tensor, kernel: int, stride: int) -> Tensor:
-    """Of one group of `split_groups`: (time + kernel - 1, width) -> (frames, kernel * width), copied."""
-    (windows,) = whole_windows(frames.unsqueeze(0), kernel, stride)
-    # A copy always: a single window is contiguous whatever its stride is, and integer products misread that stride.
-    return windows.clone(memory_format=torch.contiguous_format)
 
 
 class EncoderLayer(nn.Module):
@@ -216,7 +148,8 @@ class Encoder(nn.Module):
 
     def _upsample(self, x: Tensor, squeeze: int, time: int) -> Tensor:
         """(batch, ceil(time / squeeze), channels) -> (batch, time, channels): a learned map (Wu et al. 2021), or each
-        frame `squeeze` times."""
+        frame `squeeze` times.
+        """
         if squeeze == 1 or not self.upsampling:
             return repeat_upsample(x, squeeze, time)
         parts = self.upsampling_activation(self.upsampling[str(squeeze)](x))

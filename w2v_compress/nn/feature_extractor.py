@@ -5,7 +5,7 @@ In channels-last layout a strided convolution is a product over a view of its in
 each further stride's worth of taps. Every multiply is then a matrix product, which is fast in every precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -13,70 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Architecture
+from .convolution import StridedConvolution, strided_windows
+from .lengths import valid_mask
 
 GroupNormStatistics = Literal["valid", "padded"]
 FRAMES_AT_ONCE = 64  # of the output, whose 4,096 frames of the first layer in fp32 are 8 MB
-
-
-def valid_mask(lengths: Tensor, time: int) -> Tensor:
-    """`(batch, time)` bool, true at the first `lengths` positions; lengths: `(batch,)`."""
-    return torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
-
-
-def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
-    """The operands of a convolution's products: (batch, time, channels) -> (batch, frames, taps * channels) for taps
-    [0, stride), [stride, 2 stride), ..."""
-    batch, time, channels = x.shape
-    frames = (time - kernel) // stride + 1
-    if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
-        yield whole_windows(x, kernel, stride)
-        return
-    for start in range(0, kernel, stride):
-        taps = min(stride, kernel - start)
-        if taps == stride:
-            yield x[:, start : start + frames * stride].reshape(batch, frames, taps * channels)
-        else:
-            window = x[:, start:].unfold(1, taps, stride)[:, :frames]  # (batch, frames, channels, taps)
-            yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
-
-
-def whole_windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """(batch, time, channels) -> (batch, frames, kernel * channels), a view whose rows overlap in memory."""
-    channels = x.shape[2]
-    return x.flatten(1).unfold(1, kernel * channels, stride * channels)
-
-
-class StridedConvolution(nn.Module):
-    """`nn.Conv1d` without padding, on channels-last input and with Conv1d's parameters.
-
-    (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        nn.init.kaiming_normal_(self.weight)
-
-    def effective_weight(self) -> Tensor:
-        """The weight to compute with, (out, in, kernel)."""
-        return self.weight
-
-    def matrices(self) -> list[Tensor]:
-        """The weight of each product, (out, taps * in), in the order of `strided_windows`."""
-        out_channels, in_channels, _ = self.weight.shape
-        taps = self.kernel if in_channels == 1 else self.stride
-        parts = self.effective_weight().split(taps, dim=2)
-        return [part.transpose(1, 2).reshape(out_channels, -1) for part in parts]
-
-    def forward(self, x: Tensor) -> Tensor:
-        products = zip(strided_windows(x, self.kernel, self.stride), self.matrices(), strict=True)
-        window, matrix = next(products)
-        out = F.linear(window, matrix, self.bias)
-        for window, matrix in products:
-            out = out + F.linear(window, matrix)
-        return out
 
 
 class ChannelNorm(nn.Module):

@@ -8,37 +8,20 @@ Where the processor has no int8 units a module widens its own weight for each ca
 that never more than one module's weight exists in floating point.
 """
 
-import functools
-import platform
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.encoder import WeightNormConvolution, group_windows, split_groups
-from ..nn.feature_extractor import StridedConvolution, whole_windows
+from ..nn.convolution import StridedConvolution, WeightNormConvolution, group_windows, split_groups, whole_windows
+from ..nn.device import LARGEST_INT8, has_int8_units
 
-LARGEST = 127  # symmetric: without -128, a weight and its negative are equally exact
 TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero row from being zero
 ROWS_AT_ONCE = 1024  # bounds the memory of long inputs, and a piece stays in the cache
 
 
-@functools.cache
-def has_int8_units() -> bool:
-    """Whether the processor multiplies int8 exactly and fast, as x86 with VNNI or AMX does.
-
-    Older x86 adds pairs of products in 16 bits, which overflow, so one product that would tells them apart. Other
-    processors are taken to have none: torch may have only a plain loop there.
-    """
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
-        return False
-    largest = torch.full((32, 64), LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(largest, largest.t()) == 64 * LARGEST**2).all())
-
-
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, ...) float -> int8 of the same shape and scales (out,), so that weight ~ int8 * scale."""
-    scale = weight.flatten(1).abs().amax(1).clamp(min=TINY) / LARGEST
+    scale = weight.flatten(1).abs().amax(1).clamp(min=TINY) / LARGEST_INT8
     return (weight / _over_channels(scale, weight)).round().to(torch.int8), scale
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..nn import AcousticModel, Architecture
-from ..nn.skeleton import without_memory
+from ..nn.meta import without_memory
 from .int8 import dequantize_weight, int8_module, quantize_weight
 
 Scheme = Literal["full", "paper"]

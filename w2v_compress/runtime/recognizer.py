@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.audio import SAMPLE_RATE, AudioArray, AudioError, AudioSource, Moments, open_audio
-from ..errors import InputError
+from ..data.audio import SAMPLE_RATE, AudioArray, AudioSource, open_audio
+from ..data.normalization import Moments
+from ..errors import AudioError, InputError
+from ..model_file.header import Header
+from ..model_file.points import Point, resolve_point, untrained
+from ..model_file.storage import ModelFile, read_model
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import CompressionPoint
+from ..nn.device import half_precision
 from ..nn.feature_extractor import GroupNormStatistics
-from ..nn.precision import half_precision
-from . import Precision
 from .batching import Assembly, Piece, batches, look_ahead
 from .decoding import Decoder, GreedyDecoder, Word
-from .inference import prepare
-from .model_file import Header, ModelFile, read_model
+from .optimize import prepare
+from .precision import Precision
 from .threads import set_threads
 from .windows import CHUNK_SECONDS, Window, plan_windows, read_windows
 
 Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor
 """A file by its path, its bytes or a binary file object; or samples."""
-Point = CompressionPoint | str
-"""A point, or its text such as "2,1,1"."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +101,11 @@ class Recognizer:
         One that the model was not trained for gives a warning, the first time, or with `strict` an `InputError`; one
         that the network does not have is always an `InputError`.
         """
-        chosen = self.header.point if point is None else point
-        if isinstance(chosen, str):
-            chosen = CompressionPoint.parse(chosen)
-        self.model.w2v_model.encoder.pools_at(chosen)
-        if chosen not in self.header.space:
-            message = (
-                f"the model was not trained for the compression point {chosen}; it was for {self.header.trained_points}"
-            )
-            if strict:
-                raise InputError(message)
-            if chosen not in self._warned:
-                self._warned.add(chosen)
-                warnings.warn(message, stacklevel=2)
+        chosen = resolve_point(self.model, self.header, point, strict=strict)
+        message = untrained(self.header, chosen)
+        if message is not None and chosen not in self._warned:
+            self._warned.add(chosen)
+            warnings.warn(message, stacklevel=2)
         return chosen
 
     @overload

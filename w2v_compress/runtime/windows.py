@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..data.audio import SAMPLE_RATE, AudioArray, AudioError
+from ..data.audio import SAMPLE_RATE, AudioArray
+from ..errors import AudioError
 from ..nn.architecture import Architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 

@@ -1,5 +1,6 @@
 """`compressed_finetuning`: fairseq's `audio_finetuning` at sampled points of compression (Vyas et al. 2022), or at one
-point that a network trained for many is to serve at."""
+point that a network trained for many is to serve at.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from fairseq.tasks import register_task
 from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetuningTask
 from torch import Tensor
 
-from ..criterions.ctc_distillation import Recorded
+from ..distillation.losses import kl_divergence
+from ..distillation.recorded import Recorded
 from ..errors import InputError
-from ..nn.distillation import kl_divergence
 from .compression import CompressionConfig, CompressionTask, Criterion
 
 
@@ -56,7 +57,8 @@ class InplaceDistillation:
 @register_task("compressed_finetuning", dataclass=CompressedFinetuningConfig)
 class CompressedFinetuningTask(CompressionTask, AudioFinetuningTask):
     """For the criterions `ctc`, and `ctc_distillation`, whose teacher is another network, at the point it was made
-    for."""
+    for.
+    """
 
     models = "compressed_ctc or student_ctc"
 

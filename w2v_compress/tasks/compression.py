@@ -20,7 +20,7 @@ from fairseq.logging.meters import MetersDict, safe_round
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from ..compat import leaving_untouched
+from ..compat.optimizer import leaving_untouched
 from ..errors import InputError
 from ..nn import CompressionPoint, CompressionSpace
 from ..nn.compression import parse_points
@@ -134,7 +134,8 @@ class CompressionTask(FairseqTask):
         ignore_grad: bool = False,
     ) -> tuple[Tensor, Any, dict[str, Any]]:
         """The stock step at the update's point. With several, the gradient is that of their mean loss, each passes
-        backward in its turn, and sample size and log are means over them."""
+        backward in its turn, and sample size and log are means over them.
+        """
         points = self.points_of_update(update_num)
         if len(points) == 1:
             outcome = super().train_step(
@@ -172,7 +173,8 @@ class CompressionTask(FairseqTask):
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """The stock step. Parameters without a gradient stay as they are, under every backend and in every precision:
-        upsampling for squeeze factors at which the update did not run, and layers that it skipped."""
+        upsampling for squeeze factors at which the update did not run, and layers that it skipped.
+        """
         with leaving_untouched(optimizer, self._without_gradient):
             super().optimizer_step(optimizer, model, update_num)
 
@@ -194,7 +196,8 @@ class CompressionTask(FairseqTask):
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """The stock metrics, and in validation each of the criterion's by point, `wer_s2_q1_k1`, and as the mean over
-        points, `wer_mean`."""
+        points, `wer_mean`.
+        """
         stock = [{name: value for name, value in log.items() if "@" not in name} for log in logging_outputs]
         super().reduce_metrics(stock, criterion)
         if not any("@" in name for log in logging_outputs for name in log):

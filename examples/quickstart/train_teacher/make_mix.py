@@ -135,7 +135,7 @@ def synthesise(
 
 
 def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
-    """fairseq manifest `subset`.tsv, `.ltr`, `.wrd` and its audio."""
+    """Fairseq manifest `subset`.tsv, `.ltr`, `.wrd` and its audio."""
     (out / "audio" / subset).mkdir(parents=True, exist_ok=True)
     hours = sum(len(utterance.samples) for utterance in utterances) / SAMPLE_RATE / 3600
     made = []

@@ -86,7 +86,8 @@ class BeamSearchDecoder:
     ) -> None:
         """`units` and `seconds_per_frame` as the model's `Header` has them; `lm` and `lexicon` as `load_language_model`
         and `read_lexicon` read them. Raises `InputError` that names the file that is wrong, or the extra that is
-        missing."""
+        missing.
+        """
         self.units = units
         self.seconds_per_frame = seconds_per_frame
         self.lm = None if lm is None else Path(lm)
@@ -108,7 +109,8 @@ class BeamSearchDecoder:
 
     def __call__(self, log_probs: Tensor, /) -> Decoded:
         """(frames, units) log-probabilities -> words. Raises `InputError` when they are of other units or one is not a
-        number."""
+        number.
+        """
         if log_probs.ndim != 2 or log_probs.shape[1] != len(self.units.symbols):
             raise InputError(
                 f"beam search: the log-probabilities have shape {tuple(log_probs.shape)}; it must be "

@@ -48,7 +48,7 @@ def arpa_words(path: Path) -> Iterator[str]:
 
 
 def load_language_model(path: Path, words: Sequence[str]) -> Any:
-    """flashlight's `KenLM` of the file `path`, for the numbers of `words`; another word would be unknown.
+    """Flashlight's `KenLM` of the file `path`, for the numbers of `words`; another word would be unknown.
 
     Raises `InputError` that names the file when it cannot be used, and when it knows none of the words.
     """

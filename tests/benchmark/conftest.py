@@ -1,0 +1,49 @@
+"""Runtimes written for a test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from w2v_compress.benchmark.peers import Runtime, Setting
+
+QUIET = """
+def prepare(setting):
+    pass
+
+
+def load(setting):
+    return lambda waveforms: [np.outer(waveform, [1, -1]) for waveform in waveforms]
+"""
+"""Its logits are the samples and their negatives, a frame a sample."""
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(model=tmp_path / "model.safetensors", folder=tmp_path, precision="fp32", threads=1)
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> list[Path]:
+    """Files of two waveforms."""
+    paths = [tmp_path / "long.npy", tmp_path / "short.npy"]
+    for path, samples in zip(paths, ([0.5, -0.25, 1], [2]), strict=True):
+        np.save(path, np.array(samples, np.float32))
+    return paths
+
+
+@pytest.fixture
+def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runtime]:
+    """make_runtime(name, source) is a runtime whose module has this source, after `import numpy as np`."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(folder)
+
+    def make(name: str, source: str = QUIET) -> Runtime:
+        module = f"peer_{name}"
+        (folder / f"{module}.py").write_text(f"import numpy as np\n{source}")
+        return Runtime(name=name, module=module, precision="fp32")
+
+    return make

@@ -1,0 +1,173 @@
+"""A worker and the process that asks it: answers, failures, and what is measured of the process."""
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from w2v_compress.benchmark.peers import Runtime, Setting
+from w2v_compress.benchmark.process import Worker, WorkerError, prepare
+
+MakeRuntime = Callable[..., Runtime]
+
+
+def test_a_batch_is_run_and_what_it_gives_is_written(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    with closing(Worker(make_runtime("quiet"), setting)) as worker:
+        answers = [worker.run(audio, setting.folder / "out.npz"), worker.run(audio)]
+    assert all(answer.seconds > 0 for answer in answers)
+    with np.load(setting.folder / "out.npz") as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], [[0.5, -0.5], [-0.25, 0.25], [1, -1]])
+        np.testing.assert_array_equal(arrays["arr_1"], [[2, -2]])
+
+
+def test_only_the_run_is_timed(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    source = """
+import time
+now = [0]
+time.perf_counter = lambda: now[0]
+def spend(seconds):
+    now[0] += seconds
+load_array = np.load
+np.load = lambda *arguments, **options: spend(100) or load_array(*arguments, **options)
+def load(setting):
+    spend(1000)
+    return lambda waveforms: spend(len(waveforms)) or []
+"""
+    with closing(Worker(make_runtime("slow", source), setting)) as worker:
+        assert [worker.run(audio).seconds, worker.run(audio[:1]).seconds] == [2, 1]
+
+
+def test_what_a_library_prints_is_no_answer(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    source = """
+import os
+def load(setting):
+    print("loading")
+    def run(waveforms):
+        os.write(1, b'{"seconds": 0}\\n')
+        return []
+    return run
+"""
+    with closing(Worker(make_runtime("loud", source), setting)) as worker:
+        assert worker.run(audio).seconds > 0
+    # In any order: Python may keep back what it prints until the end, and `os.write` does not.
+    assert sorted(worker.log.read_text().splitlines()) == ["loading", '{"seconds": 0}']
+
+
+def test_memory_is_that_of_the_process_alone(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    """Not of the one that started it, from which Linux's count in `getrusage` begins."""
+    source = """
+def load(setting):
+    held = []
+    def run(waveforms):
+        held.append(np.ones(10_000_000))
+        return []
+    return run
+"""
+    own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with closing(Worker(make_runtime("growing", source), setting)) as worker:
+        first, second = (worker.run(audio).peak_bytes for _ in range(2))
+    assert first < own / 2
+    assert second - first == pytest.approx(80e6, rel=0.1)
+
+
+def test_threads_that_spin_are_seen(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    spinning = """
+import threading
+def spin():
+    while True:
+        pass
+def load(setting):
+    threading.Thread(target=spin, daemon=True).start()
+    return lambda waveforms: []
+"""
+    busy = {}
+    for runtime in (make_runtime("quiet"), make_runtime("spinning", spinning)):
+        with closing(Worker(runtime, setting)) as worker:
+            worker.run(audio)
+            time.sleep(0.3)
+            answer = worker.run(audio)
+        assert answer.idle_seconds >= 0.3
+        busy[runtime.name] = answer.idle_processor_seconds
+    assert busy["spinning"] > 0.02
+    assert busy["quiet"] < busy["spinning"] / 2  # in proportion: other processes may keep the cores from both
+
+
+def test_threads_are_set_where_libraries_look(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    source = """
+import os
+def load(setting):
+    return lambda waveforms: [np.array([[int(os.environ["OMP_NUM_THREADS"]), setting.threads]])]
+"""
+    wanted = Setting(**vars(setting) | {"threads": 3})
+    with closing(Worker(make_runtime("threads", source), wanted)) as worker:
+        worker.run(audio, setting.folder / "out.npz")
+    with np.load(setting.folder / "out.npz") as arrays:
+        assert arrays["arr_0"].tolist() == [[3, 3]]
+
+
+FAILURES = {
+    "at loading": ("def load(setting):\n    raise ValueError('no such\\nnetwork')", "ValueError: no such network"),
+    "in a run": ("def load(setting):\n    return lambda waveforms: 1 / 0", "ZeroDivisionError: division by zero"),
+    "by a signal": (
+        "import os\ndef load(setting):\n    return lambda waveforms: os.kill(os.getpid(), 9)",
+        "its process was killed by signal 9",
+    ),
+    "with last words": (
+        "import os\ndef load(setting):\n    print('out of luck', flush=True)\n    os._exit(3)",
+        "its process ended with status 3: out of luck",
+    ),
+    "without a module": ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_failure_is_said_in_a_line(kind: str, make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    source, message = FAILURES[kind]
+    with closing(Worker(make_runtime("failing", source), setting)) as worker:
+        with pytest.raises(WorkerError) as caught:
+            worker.run(audio)
+        assert str(caught.value) == message
+        with pytest.raises(WorkerError):  # and goes on being one
+            worker.run(audio)
+
+
+def test_a_worker_that_does_not_end_is_ended(
+    make_runtime: MakeRuntime, setting: Setting, audio: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("w2v_compress.benchmark.process.SECONDS_TO_END", 0.1)
+    source = """
+import atexit, time
+def load(setting):
+    atexit.register(time.sleep, 60)
+    return lambda waveforms: []
+"""
+    worker = Worker(make_runtime("lingering", source), setting)
+    worker.run(audio)
+    began = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began < 30
+
+
+PREPARATIONS = (
+    ("fine", "def prepare(setting):\n    (setting.folder / 'made').touch()", None),
+    (
+        "impossible",
+        "from w2v_compress import InputError\ndef prepare(setting):\n    raise InputError('no such network')",
+        "no such network",
+    ),
+    ("broken", "def prepare(setting):\n    raise KeyError('x')", "KeyError: 'x'"),
+    ("killed", "import os\ndef prepare(setting):\n    os.kill(os.getpid(), 9)", "BrokenProcessPool: "),
+)
+
+
+@pytest.mark.parametrize(("name", "source", "reason"), PREPARATIONS, ids=[name for name, _, _ in PREPARATIONS])
+def test_why_a_runtime_cannot_be_prepared(
+    name: str, source: str, reason: str | None, make_runtime: MakeRuntime, setting: Setting
+):
+    found = prepare(make_runtime(name, source), setting)
+    assert found is None if reason is None else found is not None and found.startswith(reason)
+    assert (setting.folder / "made").exists() == (name == "fine")

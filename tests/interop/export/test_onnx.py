@@ -1,0 +1,156 @@
+"""ONNX files, in ONNX Runtime, against `Recognizer`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import w2v_compress
+from w2v_compress.errors import InputError
+from w2v_compress.interop import onnx as onnx_export
+from w2v_compress.interop.parity import Difference
+from w2v_compress.model_file.storage import quantize_file, read_header
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def session(path: Path) -> Callable[[np.ndarray, np.ndarray], Any]:
+    loaded = onnxruntime.InferenceSession(path)
+    return lambda audio, lengths: loaded.run(["logits", "frames"], {"audio": audio, "lengths": lengths})
+
+
+@pytest.mark.parametrize(
+    ("like", "normalize", "point", "changes"),
+    [
+        ("large", True, "1,1,1", {}),
+        ("base", False, "3,2,1", {}),
+        ("base", True, "2,1,2", {"learned_upsampling": (2,), "conv_pos": 15}),
+    ],
+    ids=["layer-norm", "group-norm", "learned-upsampling"],
+)
+def test_gives_what_the_recognizer_gives(
+    like: str,
+    normalize: bool,
+    point: str,
+    changes: dict[str, Any],
+    run: Run,
+    tmp_path: Path,
+    small_path: Callable[..., Path],
+    largest_difference: Callable[..., float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, out = small_path(like, normalize=normalize, **changes), tmp_path / "out.onnx"
+    external = "learned_upsampling" in changes
+    if external:
+        monkeypatch.setattr(onnx_export, "LARGEST_IN_ONE_FILE", 0)
+    status, printed, err = run("export", model, out, "--format", "onnx", "--point", point)
+    assert (status, err) == (0, "")
+    assert printed.startswith(f"{out}: ")
+    assert f"point {point}; " in printed
+    assert sorted(os.listdir(tmp_path)) == ["out.onnx", *(["out.onnx.data"] if external else []), "small.safetensors"]
+    assert largest_difference(model, point, session(out)) < 2e-4
+    metadata = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["units"]) == list(read_header(model).units.symbols)
+    assert metadata["point"] == point
+    assert metadata["w2v_compress"] == w2v_compress.__version__
+    assert (metadata["blank"], metadata["sample_rate"], metadata["samples_per_frame"]) == ("0", "16000", "20")
+
+
+def test_a_group_norm_over_long_audio_is_exact(
+    tmp_path: Path, small_path: Callable[..., Path], error_where_sums_are_long: Callable[..., float]
+) -> None:
+    model, out = (
+        small_path("base", normalize=False, conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8))),
+        tmp_path / "out.onnx",
+    )
+    onnx_export.export_onnx(model, out)
+    assert error_where_sums_are_long(model, session(out)) < 1e-6
+
+
+def test_int8_files_are_widened_and_int8_quantizes_matrix_products_only(
+    run: Run, tmp_path: Path, small_path: Callable[..., Path], largest_difference: Callable[..., float]
+) -> None:
+    stored, out = tmp_path / "int8.safetensors", tmp_path / "out.onnx"
+    model = small_path("large")
+    quantize_file(model, stored)
+    status, printed, err = run(
+        "export", stored, out, "--format", "onnx", "--int8", "--opset", "21", "--point", "1,1,2:2"
+    )
+    assert (status, err) == (0, "")
+    assert "weights were widened to fp32" in printed
+    assert "int8: logits differ by up to " in printed
+    graph = onnx.load(out)
+    assert graph.opset_import[0].version == 21
+    assert {each.key: each.value for each in graph.metadata_props}["point"] == "1,1,2"
+    operators = [node.op_type for node in graph.graph.node]
+    assert (
+        operators.count("MatMulInteger") == 1 + 1 + 2 + 1 + 6 + 1
+    )  # extractor of three layers, projection, layer, head
+    assert "ConvInteger" not in operators
+    assert 1e-4 < largest_difference(model, "1,1,2", session(out)) < 3
+
+
+def test_a_difference_leaves_what_was_there(
+    tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = small_path("large"), tmp_path / "out.onnx"
+    out.write_text("old")
+    monkeypatch.setattr(onnx_export, "_write", lambda source, path, opset: path.write_text("new"))
+    monkeypatch.setattr(onnx_export, "_session", lambda path: None)
+    for difference in (0.0011, float("nan")):
+        monkeypatch.setattr(onnx_export, "measure", lambda *_, largest=difference: Difference(largest, 0.0))
+        with pytest.raises(InputError, match=rf"out\.onnx: not written: .* by up to {difference:g}; at most 0\.001 is"):
+            onnx_export.export_onnx(model, out)
+    assert out.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["out.onnx", "small.safetensors"]
+    monkeypatch.setattr(onnx_export, "measure", lambda *_: Difference(0.001, 0.0))
+    assert onnx_export.export_onnx(model, out).files == (out,)
+    assert out.read_text() == "new"
+
+
+def test_wrong_arguments_are_one_line(
+    run: Run, tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = small_path("base", learned_upsampling=(2,)), tmp_path / "out.onnx"
+    for arguments, message in (
+        ((model, out, "--opset", "17"), "ONNX opset 17 is not known here; it must be one from 18 to 22"),
+        ((model, tmp_path / "out.pb"), f"{tmp_path / 'out.pb'}: its name must end with .onnx"),
+        ((model, out, "--point", "3,1,1"), "compression point 3,1,1: this network learned to upsample for "),
+        ((model, out, "--point", "1,4,1", "--strict"), "the model was not trained for the compression point 1,4,1; "),
+        ((tmp_path / "absent", out), f"{tmp_path / 'absent'}: no such file"),
+    ):
+        status, printed, err = run("export", *arguments, "--format", "onnx")
+        assert (status, printed) == (1, "")
+        assert err.startswith(f"w2v-compress: {message}")
+        assert err.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    status, _, err = run("export", model, out, "--format", "onnx")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "needs onnxscript" in err
+    assert "pip install 'onnx>=" in err
+    assert os.listdir(tmp_path) == ["small.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--int8"],
+        ["--opset", "20"],
+        ["--point", "2,1,1"],
+        ["--format", "openvino", "--int8"],
+        ["--format", "transformers", "--opset", "20"],
+        ["--format", "onnx", "--dict", "dict.ltr.txt"],
+        ["--format", "onnx", "--architecture", "base"],
+        ["--format", "onnx", "another"],
+        ["--format", "tflite"],
+    ],
+)
+def test_options_of_other_formats_are_wrong_usage(run: Run, arguments: list[str]) -> None:
+    assert run("export", "model.safetensors", "out", *arguments)[0] == 2

@@ -1,0 +1,1 @@
+"""Our runtime timed against others, each in a process of its own."""

@@ -1,0 +1,51 @@
+"""Stock fairseq's `wav2vec_ctc`, loaded by fairseq itself, mended for current torch as all of fairseq here is."""
+
+from collections.abc import Sequence
+
+from . import Logits, Run, Setting, Waveform, padded
+
+FILE = "fairseq.pt"
+
+
+def prepare(setting: Setting) -> None:
+    """The checkpoint that fairseq saves of the network at (1, 1, 1), and the dictionary that it then reads."""
+    from dataclasses import replace
+
+    from ...interop.fairseq_checkpoint import write_checkpoint
+    from ...model_file.header import Header
+    from ...model_file.storage import ModelFile, read_model
+
+    model = read_model(setting.model)
+    architecture = replace(model.header.architecture, learned_upsampling=())
+    header = Header(architecture=architecture, units=model.header.units, normalize=model.header.normalize)
+    state = {name: tensor for name, tensor in model.state.items() if ".upsampling." not in name}
+    write_checkpoint(setting.folder / FILE, ModelFile(header, state))
+    model.header.units.write_dictionary(setting.folder / "dict.ltr.txt")
+
+
+def load(setting: Setting) -> Run:
+    """In fp32."""
+    import torch
+
+    from ...compat import apply
+
+    apply()
+    from fairseq import checkpoint_utils
+
+    torch.set_num_threads(setting.threads)
+    (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+        [str(setting.folder / FILE)], arg_overrides={"data": str(setting.folder)}
+    )
+    model.eval()
+
+    @torch.inference_mode()
+    def run(waveforms: Sequence[Waveform]) -> list[Logits]:
+        audio, lengths = (torch.from_numpy(array) for array in padded(waveforms))
+        padding = torch.arange(audio.shape[1]) >= lengths.unsqueeze(1)
+        output = model(source=audio, padding_mask=padding if padding.any() else None)
+        logits = model.get_logits(output).transpose(0, 1)  # (batch, frames, units)
+        padding = output["padding_mask"]
+        frames = [logits.shape[1]] * len(logits) if padding is None else (~padding).sum(1).tolist()
+        return [row[:count].numpy() for row, count in zip(logits, frames, strict=True)]
+
+    return run

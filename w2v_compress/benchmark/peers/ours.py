@@ -1,0 +1,33 @@
+"""Our own runtime, as a user has it: from the samples to text, batching and decoding included."""
+
+from collections.abc import Sequence
+
+from . import Logits, Run, Setting, Waveform
+
+
+def prepare(setting: Setting) -> None:
+    """The int8 model file, all products quantized; the other precisions run the file as it is."""
+    from ...model_file.storage import quantize_file
+
+    if setting.precision == "int8":
+        quantize_file(setting.model, setting.folder / "int8.safetensors")
+
+
+def load(setting: Setting) -> Run:
+    """`Recognizer.recognize`, which gives log-probabilities."""
+    from ...data.audio import SAMPLE_RATE
+    from ...errors import InputError
+    from ...runtime.recognizer import Recognizer
+
+    path = setting.folder / "int8.safetensors" if setting.precision == "int8" else setting.model
+    recognizer = Recognizer.load(path, precision=setting.precision, threads=setting.threads)
+
+    def run(waveforms: Sequence[Waveform]) -> list[Logits]:
+        results = []
+        for result in recognizer.recognize(waveforms, SAMPLE_RATE, batch_size=len(waveforms), point=setting.point):
+            if isinstance(result, InputError):
+                raise result
+            results.append(result.log_probs.numpy())
+        return results
+
+    return run

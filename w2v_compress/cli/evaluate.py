@@ -1,0 +1,102 @@
+"""The verb `evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..evaluation.report import megabytes
+from .console import print_table, progress_bar
+from .decoding import decoder_name, set_decoder
+from .options import (
+    BatchSizeOption,
+    BeamOption,
+    BeamThresholdOption,
+    BudgetOption,
+    DeviceOption,
+    IncreaseOption,
+    JsonOption,
+    LexiconOption,
+    LmOption,
+    LmWeightOption,
+    ModelArgument,
+    PointOption,
+    PrecisionOption,
+    StrictOption,
+    SubsetOption,
+    ThreadsOption,
+    WordScoreOption,
+)
+from .points import chosen_point, swept_precision
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
+    subset: SubsetOption = "test",
+    lm: LmOption = None,
+    lexicon: LexiconOption = None,
+    beam: BeamOption = None,
+    beam_threshold: BeamThresholdOption = None,
+    lm_weight: LmWeightOption = None,
+    word_score: WordScoreOption = None,
+    point: PointOption = None,
+    budget_rtf: BudgetOption = None,
+    max_wer_increase: IncreaseOption = None,
+    strict: StrictOption = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = 8,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    alignment_file: Annotated[
+        Path | None,
+        typer.Option("--alignment", metavar="FILE", help="Write each utterance's text under what it should be."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure WER and CER with bootstrap 95% intervals, real-time factor and peak memory."""
+    from ..data.manifest import read_manifest
+    from ..evaluation.evaluate import alignment_text
+    from ..evaluation.evaluate import evaluate as measure
+    from ..files import write_json, write_text
+    from ..runtime.recognizer import Recognizer
+
+    utterances = read_manifest(data, subset)
+    if budget_rtf is not None or max_wer_increase is not None:
+        precision = swept_precision(model, precision)
+    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
+    chosen = chosen_point(recognizer, model, point, budget_rtf, max_wer_increase, strict)
+    decoder = set_decoder(
+        recognizer,
+        lm=lm,
+        lexicon=lexicon,
+        beam=beam,
+        beam_threshold=beam_threshold,
+        lm_weight=lm_weight,
+        word_score=word_score,
+    )
+    with progress_bar("Evaluating") as progress:
+        report = measure(recognizer, utterances, batch_size, point=chosen, seed=seed, progress=progress)
+    rows = [
+        ["WER", report.wer.percent()],
+        ["CER", report.cer.percent()],
+        ["utterances, words", f"{report.utterances}, {report.words}"],
+        [
+            "substitutions, deletions, insertions",
+            f"{report.substitutions}, {report.deletions}, {report.insertions} words",
+        ],
+        ["audio", f"{report.audio_seconds:.1f} s"],
+        ["real-time factor", f"{report.real_time_factor:.4f} ({report.milliseconds_per_second:.1f} ms a second)"],
+        ["peak memory", megabytes(report.peak_memory_bytes)],
+        ["compression point", str(report.point)],
+        ["decoder", decoder_name(decoder)],
+        ["precision", recognizer.precision],
+        ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
+    ]
+    print_table(f"{model} on {subset}", ["", ""], rows)
+    if alignment_file:
+        write_text(alignment_file, alignment_text(report, utterances))
+    if json_file:
+        settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
+        write_json(json_file, settings | {"decoder": decoder} | report.to_dict())

@@ -1,0 +1,40 @@
+"""Audio of zero mean and unit variance."""
+
+import numpy as np
+
+from .audio import AudioArray
+
+
+class Moments:
+    """Count, mean and variance of audio that comes in blocks (Chan, Golub and LeVeque 1979: "Updating formulae and a
+    pairwise algorithm for computing sample variances").
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._squares = 0.0  # sum of the squared distances from the mean
+
+    def add(self, block: AudioArray) -> None:
+        """Count the samples of `block` (samples,) too."""
+        if not block.size:
+            return
+        wide = block.astype(np.float64)
+        mean, total = wide.mean(), self.count + block.size
+        distance = mean - self.mean
+        self._squares += block.size * wide.var() + distance**2 * self.count * block.size / total
+        self.mean += distance * block.size / total
+        self.count = total
+
+    def normalize(self, audio: AudioArray) -> AudioArray:
+        """`audio` (samples,), a part of what was counted, as `normalize` of the whole leaves it."""
+        variance = self._squares / self.count
+        # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
+        return ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
+
+
+def normalize(audio: AudioArray) -> AudioArray:
+    """`audio` (samples,) with zero mean and unit variance, as fairseq's `task.normalize` gives it to large models."""
+    moments = Moments()
+    moments.add(audio)
+    return moments.normalize(audio)

@@ -1,0 +1,1 @@
+"""Learning from a teacher: losses, layer selection, the teacher and its cache."""

@@ -1,0 +1,1 @@
+"""Foreign formats: fairseq checkpoints, transformers folders, ONNX and OpenVINO files."""

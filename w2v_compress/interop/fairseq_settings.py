@@ -1,0 +1,156 @@
+"""The configuration in a fairseq checkpoint, of today (`cfg`) or of 2020-21 (`args`)."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..data.units import Units
+from ..errors import InputError
+from ..model_file.header import Header
+from ..nn.architecture import Architecture
+from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
+
+PRETRAINED = ("wav2vec2", "sew", "stochastic_sew", "pooled_transformer")
+FINE_TUNED = ("wav2vec_ctc", "student_ctc", "compressed_ctc")
+SPACE = ("squeeze", "query_pool", "key_value_pool", "points", "layer_wise")
+"""Fields of a compression space, in the configuration of our tasks."""
+
+
+def pretrained_settings(
+    architecture: Architecture, normalize: bool, point: CompressionPoint = UNCOMPRESSED
+) -> dict[str, Any]:
+    """`w2v_args`: the settings of the pre-trained network as stock fairseq keeps them in a fine-tuned checkpoint.
+
+    They are those of stock `wav2vec2` where it has such a network: not at another `point` than (1, 1, 1).
+    """
+    compressed = {} if point == UNCOMPRESSED else {"_name": "stochastic_sew", "point": str(point)}
+    return {
+        "model": architecture.to_fairseq() | compressed,
+        "task": {"_name": "audio_pretraining", "data": "", "normalize": normalize},
+    }
+
+
+def default_point(settings: Mapping[str, Any]) -> CompressionPoint:
+    """The point of a pre-trained network of these settings: (1, 1, 1) for stock fairseq's."""
+    if "squeeze_factor" in settings:  # our `sew`
+        return CompressionPoint(settings["squeeze_factor"])
+    return CompressionPoint.parse(settings.get("point") or str(UNCOMPRESSED))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration in a checkpoint, as plain dictionaries."""
+
+    name: str
+    model: dict[str, Any]
+    task: dict[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any], names: tuple[str, ...]) -> "Settings":
+        configuration = _configuration(checkpoint)
+        model, task = _section(configuration, "model"), _section(configuration, "task")
+        name = str(model.get("_name") or model.get("arch"))
+        if name not in names:
+            raise InputError(f"the model is `{name}`; it must be one of {', '.join(names)}")
+        rate = task.get("sample_rate", 16_000)
+        if rate != 16_000:
+            raise InputError(f"`task.sample_rate` is {rate!r}; it must be 16000")
+        return cls(name, model, task)
+
+    @property
+    def normalize(self) -> bool:
+        value = self.task.get("normalize", False)
+        if not isinstance(value, bool):
+            raise InputError(f"`task.normalize` is {value!r}; it must be true or false")
+        return value
+
+    def header(self, units: Units) -> Header:
+        """What a model file says of the network."""
+        space, point = self._compression()
+        return Header(
+            architecture=self._architecture(len(units.symbols)),
+            units=units,
+            normalize=self.normalize,
+            space=space,
+            point=point,
+        )
+
+    def _architecture(self, num_units: int) -> Architecture:
+        if self.model.get("blank_weight", 0) != 0:
+            raise InputError(f"`blank_weight` is {self.model['blank_weight']!r}; only 0 is supported")
+        settings = self._pretrained
+        if self.model.get("layer_type") is not None:  # fairseq lets fine-tuning replace it
+            settings = settings | {"layer_type": self.model["layer_type"]}
+        return Architecture.from_fairseq(settings, num_units=num_units)
+
+    def _compression(self) -> tuple[CompressionSpace, CompressionPoint]:
+        """What the network was trained for, and where it runs unless told otherwise."""
+        point = default_point(self._pretrained)
+        if self.model.get("point"):
+            point = CompressionPoint.parse(self.model["point"])
+        if str(self.task.get("_name")).startswith("compressed_"):
+            if not self.task.get("point"):
+                space = CompressionSpace.from_dict({name: self.task[name] for name in SPACE if name in self.task})
+                return space, point if point in space else space.largest
+            point = CompressionPoint.parse(self.task["point"])
+        return CompressionSpace(points=(point,)), point
+
+    @cached_property
+    def _pretrained(self) -> dict[str, Any]:
+        """The settings of the pre-trained network: in the fine-tuned checkpoint, but for the oldest fairseq."""
+        if self.name in PRETRAINED:
+            return self.model
+        stored = self.model.get("w2v_args")
+        if not isinstance(stored, dict):
+            source = Path(str(self.model.get("w2v_path")))
+            if not source.is_file():
+                raise InputError(
+                    f"it has no `w2v_args`, and the checkpoint at its `w2v_path`, {source}, does not exist"
+                )
+            from ..compat import load_checkpoint
+
+            stored = _configuration(load_checkpoint(source))
+        values = _section(stored, "model") if "model" in stored else stored
+        name = values.get("_name") or values.get("arch")
+        if name not in PRETRAINED:
+            raise InputError(f"the network that was fine-tuned is `{name}`; it must be one of {', '.join(PRETRAINED)}")
+        return values
+
+
+def _configuration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its sections `model` and `task`; for 2020-21 both are the one flat namespace."""
+    configuration = _plain(checkpoint.get("cfg"))
+    if isinstance(configuration, dict) and configuration:
+        return configuration
+    arguments = _plain(checkpoint.get("args"))
+    if not isinstance(arguments, dict):
+        raise InputError("not a fairseq checkpoint: it has neither `cfg` nor `args`")
+    return {"model": arguments, "task": arguments}
+
+
+def _plain(value: Any) -> Any:
+    """Namespaces and OmegaConf containers as dictionaries and lists, all the way down."""
+    if isinstance(value, Namespace):
+        return _plain(vars(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping) and type(value) is dict:
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_config(value):
+        return _plain(OmegaConf.to_container(value, resolve=False, enum_to_str=True))
+    return value
+
+
+def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = values.get(name)
+    if not isinstance(section, dict):
+        raise InputError(f"the checkpoint's configuration has no `{name}`")
+    return section

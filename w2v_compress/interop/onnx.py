@@ -1,0 +1,103 @@
+"""ONNX files, for ONNX Runtime and what else reads them: the extra `[onnx]`."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..extras import require
+from ..files import replacing_together
+from ..model_file.points import Point
+from .graph import INPUTS, OUTPUTS, Graph, description
+from .parity import Run, measure
+from .source import Exported, Source, check_suffix, quietly
+
+OPSETS = (18, 19, 20, 21, 22)
+"""From 23 on attention is one operator, which ONNX Runtime does not run with our masks."""
+DEFAULT_OPSET = 20
+"""The first with an operator for GELU."""
+LARGEST_IN_ONE_FILE = 1_900_000_000
+"""Bytes of weights; protobuf, which ONNX files are, holds at most 2 GiB."""
+
+
+def export_onnx(
+    model: Path,
+    out: Path,
+    *,
+    point: Point | None = None,
+    strict: bool = False,
+    int8: bool = False,
+    opset: int = DEFAULT_OPSET,
+) -> Exported:
+    """Write the model file `model` as the ONNX file `out`, once ONNX Runtime gives what our network gives.
+
+    More than `LARGEST_IN_ONE_FILE` goes to `out` with `.data` appended, beside it. `point` and `strict` are those of
+    `Recognizer.checked_point`. With `int8` the matrix products with weights are quantized dynamically by ONNX Runtime.
+    Raises `InputError`, and leaves what was there, when logits differ by more than `parity.TOLERANCE` before that.
+    """
+    check_suffix(out, ".onnx")
+    if opset not in OPSETS:
+        raise InputError(f"ONNX opset {opset} is not known here; it must be one from {OPSETS[0]} to {OPSETS[-1]}")
+    require("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
+    source = Source.read(model, point, strict)
+    quantized = None
+    with replacing_together(out) as target, tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        exact = Path(folder) / target.name if int8 else target
+        _write(source, exact, opset)
+        difference = measure(source.model, source.point, _session(exact))
+        difference.check(out)
+        if int8:
+            _quantize(exact, target)
+            quantized = measure(source.model, source.point, _session(target))
+        names = [file.name for file in target.parent.iterdir() if file.is_file()]
+    return Exported(source, tuple(out.with_name(name) for name in sorted(names)), difference, quantized)
+
+
+def _write(source: Source, path: Path, opset: int) -> None:
+    import torch
+
+    graph = Graph(source.model, source.point)
+    with quietly():
+        program = torch.onnx.export(
+            graph.trace(),
+            dynamo=True,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None  # as it is without `dynamo`
+    program.model.metadata_props.update(description(source.model.header, source.point))
+    weights = sum(parameter.nbytes for parameter in graph.parameters())
+    program.save(path, external_data=weights > LARGEST_IN_ONE_FILE)
+
+
+def _quantize(path: Path, out: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quietly():
+        quantize_dynamic(
+            path,
+            out,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=path.with_name(f"{path.name}.data").exists(),
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def _session(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(
+        audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        logits, frames = session.run(OUTPUTS, dict(zip(INPUTS, (audio, lengths), strict=True)))
+        return logits, frames
+
+    return run

@@ -1,0 +1,1 @@
+"""One safetensors file for a recognizer: header, reading, writing, the stored sweep."""

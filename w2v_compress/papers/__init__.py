@@ -1,0 +1,1 @@
+"""The tables of the two papers, with our measurements beside them."""
