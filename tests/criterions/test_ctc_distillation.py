@@ -143,7 +143,7 @@ def test_cosine_and_hidden_terms_are_means_over_valid_frames_and_pairs(parts, cr
     cosine = hidden = 0.0
     for row, length in enumerate((12000, 7000)):
         audio = batch["net_input"]["source"][row : row + 1, :length]
-        output, taught = (network.run(audio, keep_hidden=True) for network in (student.w2v_encoder, teacher))
+        output, taught = (network.run(audio, return_hidden=True) for network in (student.w2v_encoder, teacher))
         cosine += (1 - torch.cosine_similarity(output.logits, taught.logits, dim=-1)).sum().item()
         for high, low in ((2, 1), (4, 2)):
             a, b = output.hidden[low - 1], taught.hidden[high - 1]

@@ -116,7 +116,7 @@ def test_views_into_one_storage_can_be_written(tiny_model: Callable[..., ModelFi
         (lambda v, s: v["compression"].pop("point"), "`compression` must have the fields space, point"),
         (lambda v, s: v["compression"].update(point="1,0,1"), "`query_pool` holds 0; a factor must be a whole number"),
         (lambda v, s: v["compression"].update(point=[1, 1, 1]), "it must be S,Q,K"),
-        (lambda v, s: v["compression"].update(point="1,1:1:2,1"), "`query_pool` has 3 factors, and the network 2"),
+        (lambda v, s: v["compression"].update(point="1,1:1:2,1"), "`query_pool` has 3 factors, but the network has 2"),
         (lambda v, s: v["compression"].update(space={"points": ["1,1,1:1:2"]}), "`key_value_pool` has 3 factors"),
         (lambda v, s: v["compression"].update(space={"squeeze": [[1]]}), r"`squeeze` holds \[1\]; a factor must be"),
         (lambda v, s: v["compression"].update(space={"squeeze": [17]}), "`squeeze` holds 17"),

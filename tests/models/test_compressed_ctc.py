@@ -211,7 +211,7 @@ def test_every_point_trains_and_gives_the_same_frames(pretrained, dtype: torch.d
     shapes = set()
     for point in ("1,1,1", "2,1,1", "3,2,1", "4,1:2,3:1"):
         model.zero_grad()
-        out = model(**inputs, point=CompressionPoint.parse(point), keep_hidden=True)
+        out = model(**inputs, point=CompressionPoint.parse(point), return_hidden=True)
         shapes |= {out["encoder_out"].shape, *(state.transpose(0, 1).shape for state in out["hidden"])}
         logits = model.get_normalized_probs(out, log_probs=True)
         torch.nn.functional.ctc_loss(

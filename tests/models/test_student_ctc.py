@@ -103,7 +103,7 @@ def test_a_narrower_student_takes_what_fits(teacher):
     assert (architecture.encoder_attention_heads, architecture.encoder_layers) == (4, 2)
     for name, tensor in narrow.w2v_encoder.w2v_model.feature_extractor.state_dict().items():
         assert torch.equal(tensor, state[f"w2v_model.feature_extractor.{name}"])
-    assert narrow(torch.randn(1, 8000), keep_hidden=True)["hidden"][1].shape[-1] == 16
+    assert narrow(torch.randn(1, 8000), return_hidden=True)["hidden"][1].shape[-1] == 16
 
 
 def test_a_student_starts_from_a_model_file_too(tiny_path):

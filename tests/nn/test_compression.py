@@ -9,7 +9,7 @@ import pytest
 
 from w2v_compress.errors import InputError
 from w2v_compress.nn import UNCOMPRESSED, CompressionPoint, CompressionSpace
-from w2v_compress.nn.compression import LARGEST_FACTOR, parse_points
+from w2v_compress.nn.compression import MAX_FACTOR, parse_points
 
 POINTS = {
     "1,1,1": CompressionPoint(),
@@ -62,7 +62,7 @@ def test_what_is_no_point_is_refused_with_an_example(text: str):
     [
         ((0, 1, 1), "squeeze", "0"),
         ((1, -1, 1), "query_pool", "-1"),
-        ((1, 1, LARGEST_FACTOR + 1), "key_value_pool", "17"),
+        ((1, 1, MAX_FACTOR + 1), "key_value_pool", "17"),
         ((1, (1, 0), 1), "query_pool", "0"),
         ((2.0, 1, 1), "squeeze", "2.0"),
         ((True, 1, 1), "squeeze", "True"),
@@ -75,12 +75,12 @@ def test_impossible_factors_are_named(factors: tuple[Any, ...], name: str, value
 
 
 def test_factors_of_each_layer():
-    assert CompressionPoint(3, 2, 4).of_layers(3) == [(2, 4)] * 3
-    assert CompressionPoint.parse("2,1:2:4,2").of_layers(3) == [(1, 2), (2, 2), (4, 2)]
-    with pytest.raises(InputError, match="`query_pool` has 3 factors, and the network 4 layers"):
-        CompressionPoint.parse("2,1:2:4,2").of_layers(4)
+    assert CompressionPoint(3, 2, 4).pools_per_layer(3) == [(2, 4)] * 3
+    assert CompressionPoint.parse("2,1:2:4,2").pools_per_layer(3) == [(1, 2), (2, 2), (4, 2)]
+    with pytest.raises(InputError, match="`query_pool` has 3 factors, but the network has 4 layers"):
+        CompressionPoint.parse("2,1:2:4,2").pools_per_layer(4)
     with pytest.raises(InputError, match="`key_value_pool` has 2 factors"):
-        CompressionPoint.parse("2,1,1:2").of_layers(12)
+        CompressionPoint.parse("2,1,1:2").pools_per_layer(12)
 
 
 def test_the_default_space_is_every_combination_least_compressed_first():
@@ -195,7 +195,7 @@ def test_points_are_uniform():
 def test_layers_are_uniform_and_independent():
     """Factors of neighbouring layers, as pairs of queries and keys."""
     space = CompressionSpace(layer_wise=True)
-    layers = [space.sample(7, update, 3).of_layers(3) for update in range(10_000)]
+    layers = [space.sample(7, update, 3).pools_per_layer(3) for update in range(10_000)]
     neighbours = [first + second for first, second, _ in layers]
     counts = [neighbours.count(pools) for pools in itertools.product((1, 2), repeat=4)]
     assert chi_square(counts) < CHI_SQUARE_999[15]

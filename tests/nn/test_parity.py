@@ -156,6 +156,6 @@ def test_long_audio_in_pieces_equals_the_whole(extractor_mode: str, monkeypatch:
     extractor = FeatureExtractor(architecture)
     audio, lengths = torch.randn(2, 9000), torch.tensor([9000, 7000])
     whole = extractor(audio, lengths)
-    monkeypatch.setattr(feature_extractor, "FRAMES_AT_ONCE", 5)  # of 27
+    monkeypatch.setattr(feature_extractor, "CHUNK_FRAMES", 5)  # of 27
     with torch.inference_mode():
         torch.testing.assert_close(extractor(audio, lengths), whole.detach(), rtol=0, atol=1e-5)

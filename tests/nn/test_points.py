@@ -137,7 +137,7 @@ def slow_encoder(of: Functional, x: Tensor, shape: Architecture, point: Compress
     x = means(x, squeeze) + positions[::squeeze]
     if not shape.layer_norm_first:
         x = norm(of, "layer_norm", x)
-    for layer, (query_pool, key_pool) in enumerate(point.of_layers(shape.encoder_layers)):
+    for layer, (query_pool, key_pool) in enumerate(point.pools_per_layer(shape.encoder_layers)):
         x = slow_layer(of, f"layers.{layer}.", x, shape, query_pool, key_pool)
     if shape.layer_norm_first:
         x = norm(of, "layer_norm", x)
@@ -301,14 +301,14 @@ def test_a_squeeze_shortens_all_of_the_encoder():
     seen: list[int] = []
     for layer in encoder.layers:
         layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
-    _, hidden = encoder(torch.randn(1, 13, 24), None, CompressionPoint(4), keep_hidden=True)
+    _, hidden = encoder(torch.randn(1, 13, 24), None, CompressionPoint(4), return_hidden=True)
     assert seen == [4, 4, 4]
     assert [states.shape for states in hidden] == [(1, 13, 24)] * 3
     assert all(torch.equal(states[:, 0:4], states[:, :1].expand(-1, 4, -1)) for states in hidden)
 
 
 def test_a_point_for_another_depth_is_refused():
-    with pytest.raises(InputError, match="`query_pool` has 2 factors, and the network 3 layers"):
+    with pytest.raises(InputError, match="`query_pool` has 2 factors, but the network has 3 layers"):
         model_of(BASE)(torch.randn(1, 4000), None, CompressionPoint.parse("2,1:2,1"))
 
 

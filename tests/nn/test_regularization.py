@@ -52,7 +52,7 @@ def test_a_skipped_layer_lets_its_input_through():
     torch.manual_seed(3)
     skipped = encoder.layers_to_skip()
     assert 0 < len(skipped) < 12
-    _, hidden = encoder(torch.randn(1, 20, 32), None, keep_hidden=True)
+    _, hidden = encoder(torch.randn(1, 20, 32), None, return_hidden=True)
     assert len(hidden) == 12
     same = {index for index in range(1, 12) if torch.equal(hidden[index], hidden[index - 1])}
     assert same == skipped - {0}

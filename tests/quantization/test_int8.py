@@ -108,7 +108,7 @@ def test_long_input_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch):
     module = filled(linear, linear.weight)
     x = torch.randn(1, 100, 16)
     whole = module(x)
-    monkeypatch.setattr(int8, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(int8, "CHUNK_ROWS", 7)
     torch.testing.assert_close(module(x), whole)
 
 

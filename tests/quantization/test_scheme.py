@@ -27,7 +27,7 @@ def quantized_model(model: AcousticModel, quantization: dict[str, Any]) -> Acous
     state = model.state_dict()
     small = AcousticModel(model.architecture)
     scheme.apply(small, quantization)
-    small.load_state_dict(scheme.quantize_state(model.architecture, state.keys(), state.__getitem__, quantization))
+    small.load_state_dict(scheme.quantize_state_dict(model.architecture, state.keys(), state.__getitem__, quantization))
     return small.eval()
 
 
@@ -37,9 +37,9 @@ def floating_matrices(model: AcousticModel) -> set[str]:
 
 def test_parts_follow_the_data():
     model = AcousticModel(ARCHITECTURE)
-    assert list(scheme.parts(model, "full")) == PARTS
-    assert list(scheme.parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
-    learned = scheme.parts(AcousticModel(LEARNED), "full")
+    assert list(scheme.quantizable_parts(model, "full")) == PARTS
+    assert list(scheme.quantizable_parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
+    learned = scheme.quantizable_parts(AcousticModel(LEARNED), "full")
     assert set(learned) == {*PARTS, "upsampling.2", "upsampling.4"}
     assert learned["upsampling.4"] == ["w2v_model.encoder.upsampling.4"]
 
@@ -122,9 +122,9 @@ def test_kept_parts_are_untouched():
 def test_widened_weights_are_the_numbers_of_the_file(quantization: dict[str, Any]):
     model = AcousticModel(LEARNED)
     state = model.state_dict()
-    small = scheme.quantize_state(LEARNED, state.keys(), state.__getitem__, quantization)
+    small = scheme.quantize_state_dict(LEARNED, state.keys(), state.__getitem__, quantization)
     wide = AcousticModel(LEARNED)
-    wide.load_state_dict(scheme.widened_state(small))
+    wide.load_state_dict(scheme.dequantized_state(small))
     for name, tensor in small.items():
         if tensor.dtype == torch.int8:
             module = wide.get_submodule(name.removesuffix(".weight"))
@@ -140,12 +140,12 @@ def test_quantizing_for_a_while_equals_the_file_and_leaves_no_trace():
     model = AcousticModel(ARCHITECTURE).eval()
     audio = torch.randn(1, 8000)
     before = model(audio)[0]
-    parts = scheme.parts(model, "full")
+    parts = scheme.quantizable_parts(model, "full")
     expected = quantized_model(model, {"scheme": "full", "keep": [part for part in PARTS if part != "positional"]})
     whole = quantized_model(model, {"scheme": "full"})
-    with scheme.quantized(model, parts["positional"]):
+    with scheme.temporarily_quantized(model, parts["positional"]):
         assert torch.equal(model(audio)[0], expected(audio)[0])
-    with scheme.quantized(model, [name for names in parts.values() for name in names]):
+    with scheme.temporarily_quantized(model, [name for names in parts.values() for name in names]):
         assert torch.equal(model(audio)[0], whole(audio)[0])
     assert torch.equal(model(audio)[0], before)
 

@@ -63,7 +63,7 @@ def test_layer_wise_factors_are_uniform_in_each_layer(
     task = make_task(layer_wise=True)
     layers = len(make_model(task).w2v_encoder.w2v_model.encoder.layers)
     points = [task.points_of_update(update)[0] for update in range(UPDATES)]
-    spread = [(point.squeeze, *point.of_layers(layers)) for point in points]
+    spread = [(point.squeeze, *point.pools_per_layer(layers)) for point in points]
     assert layers == 2
     for layer in (1, 2):
         for pool in (0, 1):
@@ -248,7 +248,7 @@ def test_points_of_other_depths_are_named(
     make_task: Callable[..., Any], make_model: Callable[..., Any], settings: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(
-        InputError, match=rf"task\.{field}: compression point .* has 3 factors, and the network 2 layers"
+        InputError, match=rf"task\.{field}: compression point .* has 3 factors, but the network has 2 layers"
     ):
         make_model(make_task(**settings))
 

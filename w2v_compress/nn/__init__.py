@@ -1,4 +1,7 @@
-"""The network, written once: torch only, no files, no fairseq."""
+"""The wav2vec 2.0 CTC network in plain torch: compression points, training options and int8-ready modules.
+
+The network is written once, under fairseq's parameter names. This package reads no files and imports no fairseq.
+"""
 
 from .acoustic_model import AcousticModel, AcousticOutput, FeatureMasks
 from .architecture import ARCHITECTURES, Architecture, named_architecture, parse_conv_layers

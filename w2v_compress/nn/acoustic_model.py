@@ -1,4 +1,4 @@
-"""Extractor, encoder and CTC head: the network that is trained, quantized and deployed."""
+"""The acoustic model: feature extractor, encoder and CTC head, as trained, quantized and deployed."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ from .options import TrainingOptions
 
 
 class FeatureMasks(NamedTuple):
-    """Which features to hide in training (SpecAugment as wav2vec 2.0 fine-tuning does it)."""
+    """Masks over features in training: SpecAugment in the form of wav2vec 2.0 (Baevski et al. 2020, section 3.3)."""
 
     time: Tensor | None
-    """(batch, frames) bool: these frames become the learned mask embedding."""
+    """Frames to replace by the learned mask embedding, bool `(batch, frames)`; None for no frames."""
     channels: Tensor | None
-    """(batch, channels) bool: these channels become 0."""
+    """Channels to set to 0, bool `(batch, channels)`; None for no channels."""
 
 
 @dataclass
 class AcousticOutput:
-    """What one pass of the network gives."""
+    """Output of one forward pass of an `AcousticModel`."""
 
     logits: Tensor
-    """(batch, frames, units), before the softmax"""
+    """Scores of the units before the softmax, `(batch, frames, units)`."""
     frame_lengths: Tensor | None
-    """(batch,) valid frames; None when all are"""
+    """Valid frames, `(batch,)`; None if all are valid."""
     features: Tensor
-    """(batch, frames, channels) of the convolutional extractor, before its layer norm"""
+    """Output of the feature extractor before the layer norm, `(batch, frames, channels)`."""
     hidden: list[Tensor] = field(default_factory=list)
-    """(batch, frames, channels) after each transformer layer, if asked for"""
+    """Output of each transformer layer, `(batch, frames, channels)`; empty unless `return_hidden` was set."""
 
 
 class Wav2Vec2Network(nn.Module):
-    """Everything but the CTC head; fairseq's `w2v_encoder.w2v_model`."""
+    """Feature extractor and encoder without the CTC head: `w2v_encoder.w2v_model` of fairseq's models."""
 
     def __init__(
         self, architecture: Architecture, options: TrainingOptions, group_norm_statistics: GroupNormStatistics
@@ -49,16 +49,19 @@ class Wav2Vec2Network(nn.Module):
         self.mask_emb = nn.Parameter(torch.empty(channels).uniform_())
         self.feature_extractor = FeatureExtractor(architecture, group_norm_statistics)
         self.layer_norm = nn.LayerNorm(features)
-        # As in fairseq, there is no projection between equal widths.
+        # As in fairseq, equal numbers of channels need no projection.
         self.post_extract_proj = nn.Linear(features, channels) if features != channels else None
         self.dropout_input = nn.Dropout(options.dropout_input)
         self.encoder = Encoder(architecture, options)
 
     def extract(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
-        """Features (batch, frames, channels), with the gradient scaled by `feature_grad_mult`."""
+        """Extract features `(batch, frames, channels)` from `audio` `(batch, samples)` with valid samples `(batch,)`.
+
+        In training the gradient of the features is scaled by `feature_grad_mult`.
+        """
         factor = self.feature_grad_mult if self.training else 1.0
         with torch.no_grad() if factor == 0 else contextlib.nullcontext():
-            features = self.feature_extractor(audio, lengths)
+            features: Tensor = self.feature_extractor(audio, lengths)
         if factor not in (0, 1):
             features = features * factor + features.detach() * (1 - factor)
         return features
@@ -69,9 +72,12 @@ class Wav2Vec2Network(nn.Module):
         frame_lengths: Tensor | None,
         point: CompressionPoint,
         masks: FeatureMasks | None,
-        keep_hidden: bool,
+        return_hidden: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Encoder output (batch, frames, channels) and the hidden states."""
+        """Encode `features` `(batch, frames, channels)`; return the output of the encoder and of its layers.
+
+        `frame_lengths`, `point` and `return_hidden` are passed to `Encoder.forward`.
+        """
         x = self.layer_norm(features)
         if self.post_extract_proj is not None:
             x = self.post_extract_proj(x)
@@ -80,15 +86,16 @@ class Wav2Vec2Network(nn.Module):
             x = torch.where(masks.time.unsqueeze(-1), self.mask_emb.to(x), x)
         if masks is not None and masks.channels is not None:
             x = x.masked_fill(masks.channels.unsqueeze(1), 0)
-        return self.encoder(x, frame_lengths, point, keep_hidden)
+        output: tuple[Tensor, list[Tensor]] = self.encoder(x, frame_lengths, point, return_hidden)
+        return output
 
 
 class AcousticModel(nn.Module):
-    """wav2vec 2.0 with a CTC head, under fairseq's parameter names (without the leading `w2v_encoder.`).
+    """wav2vec 2.0 with a CTC head (Baevski et al. 2020), under fairseq's parameter names without `w2v_encoder.`.
 
-    In a batch of mixed lengths each utterance gets what it gets alone, given `lengths`; `group_norm_statistics`
-    "padded" reproduces stock fairseq instead, where padding enters the group norm (see `FeatureExtractor`).
-    The waveform is taken as it is: models trained with `normalize` want zero mean and unit variance.
+    Given `lengths`, an utterance has the same output in a batch as alone. `group_norm_statistics` "padded" reproduces
+    stock fairseq instead, which includes padding in the group norm (see `FeatureExtractor`). The model does not
+    normalize the waveform: models trained with `normalize` need zero mean and unit variance.
     """
 
     def __init__(
@@ -109,7 +116,7 @@ class AcousticModel(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Valid frames of utterances of `lengths` samples, both (batch,)."""
+        """Return the valid frames of utterances with `lengths` samples, both `(batch,)`."""
         for _, kernel, stride in self.architecture.conv_layers:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths.clamp(min=0)
@@ -121,23 +128,32 @@ class AcousticModel(nn.Module):
         *,
         point: CompressionPoint = UNCOMPRESSED,
         masks: FeatureMasks | None = None,
-        keep_hidden: bool = False,
+        return_hidden: bool = False,
         frozen: bool = False,
     ) -> AcousticOutput:
-        """(batch, samples) and valid samples (batch,), or None when all rows are full -> `AcousticOutput`.
+        """Run the network on 16 kHz `audio` `(batch, samples)` and return all outputs.
 
-        Frames are those of (1, 1, 1) at every `point`. With `frozen`, only the CTC head gets gradients.
+        Args:
+            audio: Waveforms, padded to a common length.
+            lengths: Valid samples `(batch,)`, or None if no row is padded.
+            point: Compression point. The number of output frames is the same at every point.
+            masks: Features to mask; for training.
+            return_hidden: Return the output of each transformer layer too.
+            frozen: Compute gradients for the CTC head only.
+
+        Raises:
+            InputError: The network does not support `point`.
         """
         frame_lengths = None if lengths is None else self.frame_lengths(lengths)
         with torch.no_grad() if frozen else contextlib.nullcontext():
             features = self.w2v_model.extract(audio, lengths)
-            x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, keep_hidden)
+            x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, return_hidden)
         return AcousticOutput(self.proj(self.final_dropout(x)), frame_lengths, features, hidden)
 
     def forward(
         self, audio: Tensor, lengths: Tensor | None = None, point: CompressionPoint = UNCOMPRESSED
     ) -> tuple[Tensor, Tensor]:
-        """(batch, samples), valid samples (batch,) or None -> logits (batch, frames, units), frames (batch,)"""
+        """Return logits `(batch, frames, units)` and valid frames `(batch,)`; the arguments are those of `run`."""
         output = self.run(audio, lengths, point=point)
         if output.frame_lengths is None:
             return output.logits, torch.full((len(audio),), output.logits.shape[1], device=audio.device)
@@ -145,7 +161,7 @@ class AcousticModel(nn.Module):
 
 
 def initialize_linear(module: nn.Module) -> None:
-    """BERT's initialization, as fairseq gives the transformer layers; `Upsampling` has its own."""
+    """Initialize `nn.Linear` modules as BERT and fairseq do; subclasses such as `Upsampling` are left unchanged."""
     if type(module) is nn.Linear:
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

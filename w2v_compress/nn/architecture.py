@@ -1,4 +1,4 @@
-"""What a network is made of: the numbers that a model file carries, and the architectures known by name."""
+"""The architecture of a network, as stored in model files and fairseq checkpoints, and the named architectures."""
 
 import ast
 import dataclasses
@@ -17,47 +17,63 @@ SEW_CONV_LAYERS: ConvLayers = (
     *((256, 3, 2), (256, 1, 1)) * 2,
     *((512, 2, 2), (512, 1, 1)) * 2,
 )
-"""The compact feature extractor WFE-C of SEW, c = 64 and l = 1 (Wu et al. 2021, section 4)."""
-MOST_CONV_LAYERS = 64
-CHOICES = (
+"""The compact feature extractor of SEW: WFE-C with c = 64 and l = 1 (Wu et al. 2021, section 4)."""
+MAX_CONV_LAYERS = 64
+"""Limit of `parse_conv_layers`, which bounds its memory."""
+ALLOWED_VALUES = (
     ("extractor_mode", ("default", "layer_norm")),
     ("activation_fn", ("gelu", "relu")),
     ("upsampling_activation", ("gelu", "none")),
 )
-FAIRSEQ_ONLY = {"layer_type": "transformer", "pos_conv_depth": 1, "quantize_input": False, "crop_seq_to_multiple": 1}
-"""Settings of fairseq's `wav2vec2` that change the network in ways ours does not know, and their only allowed value."""
+"""Fields of `Architecture` that are names, and the names allowed."""
+SUPPORTED_FAIRSEQ_VALUES = {
+    "layer_type": "transformer",
+    "pos_conv_depth": 1,
+    "quantize_input": False,
+    "crop_seq_to_multiple": 1,
+}
+"""Settings of fairseq's `wav2vec2` with a single supported value; other values change the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a wav2vec 2.0 CTC network (Baevski et al. 2020, section 2), under fairseq's names.
+    """Architecture of a wav2vec 2.0 CTC network (Baevski et al. 2020, section 2), with fairseq's field names.
 
-    Raises `InputError` that names the field when a value is impossible.
+    Raises `InputError` that names the field if a value is invalid.
     """
 
     conv_layers: ConvLayers = WAV2VEC2_CONV_LAYERS
-    """(channels, kernel, stride) of each convolution of the feature extractor."""
+    """Output channels, kernel and stride of each convolution of the feature extractor."""
     extractor_mode: Literal["default", "layer_norm"] = "default"
-    """`default`: a group norm after the first convolution (base); `layer_norm`: one after each (large)."""
+    """Normalization in the feature extractor. `default`: a group norm after the first convolution (base);
+    `layer_norm`: a layer norm after each convolution (large)."""
     conv_bias: bool = False
+    """Whether the convolutions of the feature extractor have biases."""
     encoder_layers: int = 12
+    """Number of transformer layers."""
     encoder_embed_dim: int = 768
+    """Channels of the transformer."""
     encoder_ffn_embed_dim: int = 3072
+    """Hidden channels of the feed-forward blocks."""
     encoder_attention_heads: int = 12
+    """Attention heads of each layer; must divide `encoder_embed_dim`."""
     layer_norm_first: bool = False
-    """Layer norm before (large) or after (base) each block."""
+    """Whether layer norms come before (large) or after (base) the attention and feed-forward blocks."""
     activation_fn: str = "gelu"
-    """Of the feed-forward blocks; the extractor and the positional convolution always use GELU."""
+    """Activation of the feed-forward blocks, `gelu` or `relu`. The feature extractor and the positional convolution
+    always use GELU."""
     conv_pos: int = 128
-    """Kernel of the positional convolution, frames."""
+    """Kernel of the positional convolution in frames."""
     conv_pos_groups: int = 16
+    """Groups of the positional convolution; must divide `encoder_embed_dim`."""
     learned_upsampling: tuple[int, ...] = ()
-    """Squeeze factors with an upsampling layer of their own, as SEW has (Wu et al. 2021, section 4); without any,
-    frames are repeated, which serves every factor."""
+    """Squeeze factors that have an upsampling layer, as in SEW (Wu et al. 2021, section 4). If empty, upsampling
+    repeats frames, which works for every squeeze factor."""
     upsampling_activation: Literal["gelu", "none"] = "gelu"
-    """After that layer: `gelu` in SEW; `none` makes it a linear map, which starts as repetition."""
+    """Activation after the upsampling layers: `gelu` as in SEW, or `none` for linear layers, which are initialized to
+    repetition."""
     num_units: int = 32
-    """Output classes, the CTC blank included."""
+    """Number of output classes, including the CTC blank."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", _checked_conv_layers(self.conv_layers))
@@ -75,7 +91,7 @@ class Architecture:
         for name in ("conv_bias", "layer_norm_first"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"architecture: `{name}` is {getattr(self, name)!r}; it must be true or false")
-        for name, allowed in CHOICES:
+        for name, allowed in ALLOWED_VALUES:
             if getattr(self, name) not in allowed:
                 raise InputError(
                     f"architecture: `{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
@@ -88,20 +104,22 @@ class Architecture:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the metadata of a model file holds them."""
+        """Return the fields as JSON values, as stored in the header of a model file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        """The inverse of `to_dict`; an unknown field is an `InputError`."""
+        """Create an architecture from the result of `to_dict`; raise `InputError` for unknown or invalid fields."""
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise InputError(f"architecture: unknown field `{unknown[0]}`")
         return cls(**values)
 
     def to_fairseq(self) -> dict[str, Any]:
-        """The settings of fairseq's `wav2vec2`, or of our `stochastic_sew` where upsampling is learned, that build this
-        network; fairseq keeps `num_units` elsewhere.
+        """Return the settings of the fairseq model that builds this network.
+
+        The model is fairseq's `wav2vec2`, or this project's `stochastic_sew` if upsampling is learned. `num_units` is
+        left out: fairseq takes it from the dictionary of the task.
         """
         settings = self.to_dict()
         del settings["num_units"]
@@ -119,16 +137,16 @@ class Architecture:
 
     @classmethod
     def from_fairseq(cls, settings: Mapping[str, Any], num_units: int) -> "Architecture":
-        """The inverse of `to_fairseq`, for the settings in any checkpoint of `wav2vec2` or of our models over it.
+        """Create an architecture from the settings in a checkpoint of fairseq's `wav2vec2` or a model of this project.
 
-        Raises `InputError` that names a setting which this network does not have.
+        Raises `InputError` that names the setting if its value is unsupported or invalid.
         """
-        for name, allowed in FAIRSEQ_ONLY.items():
+        for name, allowed in SUPPORTED_FAIRSEQ_VALUES.items():
             if settings.get(name, allowed) != allowed:
                 raise InputError(f"`{name}` is {settings[name]!r}; only {allowed!r} is supported")
         names = {field.name for field in dataclasses.fields(cls)} - {"conv_layers", "num_units"}
         fields = {name: settings[name] for name in sorted(names & settings.keys())}
-        if "squeeze_factor" in settings:  # our `sew`, which learns to upsample for the one factor that it has
+        if "squeeze_factor" in settings:  # this project's `sew`: one squeeze factor, with learned upsampling
             fields["learned_upsampling"] = [settings["squeeze_factor"]] if settings["squeeze_factor"] != 1 else []
             fields["upsampling_activation"] = "gelu"
         if settings.get("conv_feature_layers"):
@@ -137,21 +155,21 @@ class Architecture:
 
     @property
     def samples_per_frame(self) -> int:
-        """Audio samples from one output frame to the next: 320, or 20 ms, in the published models."""
+        """Hop between output frames in audio samples: 320, or 20 ms, in the published models."""
         product = 1
         for _, _, stride in self.conv_layers:
             product *= stride
         return product
 
     def frames(self, samples: int) -> int:
-        """Output frames of `samples` audio samples; 0 when they are fewer than one receptive field."""
+        """Return the number of output frames for `samples` audio samples; 0 below one receptive field."""
         for _, kernel, stride in self.conv_layers:
             samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
         return samples
 
     @property
     def receptive_field(self) -> int:
-        """Audio samples that one output frame sees: 400, or 25 ms, in the published models."""
+        """Audio samples that one output frame depends on: 400, or 25 ms, in the published models."""
         samples = 1
         for _, kernel, stride in reversed(self.conv_layers):
             samples = (samples - 1) * stride + kernel
@@ -159,6 +177,7 @@ class Architecture:
 
 
 def _checked_conv_layers(layers: Any) -> ConvLayers:
+    """Return `layers` as tuples; raise `InputError` unless it is a list of (channels, kernel, stride) from 1."""
     try:
         checked = tuple((channels, kernel, stride) for channels, kernel, stride in layers)
     except (TypeError, ValueError):
@@ -172,10 +191,10 @@ def _checked_conv_layers(layers: Any) -> ConvLayers:
 
 
 def parse_conv_layers(text: str) -> ConvLayers:
-    """Fairseq's `conv_feature_layers`, a Python expression such as `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
+    """Parse fairseq's `conv_feature_layers`, a Python expression such as `[(512, 10, 5)] + [(512, 3, 2)] * 4`.
 
-    fairseq passes it to `eval`, so a checkpoint could run code through it. This reads lists, tuples, whole
-    numbers, `+` and `*`, and raises `InputError` on anything else.
+    fairseq passes the expression to `eval`, so a checkpoint could run code with it. This parser accepts lists, tuples,
+    whole numbers, `+` and `*`, and raises `InputError` for anything else or more than `MAX_CONV_LAYERS` layers.
     """
 
     def value(node: ast.AST) -> Any:
@@ -191,9 +210,9 @@ def parse_conv_layers(text: str) -> ConvLayers:
                 items, times = (first, second) if isinstance(first, list) else (second, first)
                 if not isinstance(items, list) or not isinstance(times, int):
                     raise ValueError(f"`{ast.unparse(node)[:80]}` is not a list times a number")
-                # Before the product is made: a short text can ask for any amount of memory.
-                if len(items) * times > MOST_CONV_LAYERS:
-                    raise ValueError(f"more than {MOST_CONV_LAYERS} layers")
+                # Checked before multiplying, because a short text can ask for any amount of memory.
+                if len(items) * times > MAX_CONV_LAYERS:
+                    raise ValueError(f"more than {MAX_CONV_LAYERS} layers")
                 return items * times
         raise ValueError(f"`{ast.unparse(node)[:80]}` is not a list of whole numbers")
 
@@ -237,12 +256,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "sew-small": _SEW_SMALL,
     "sew-mid": dataclasses.replace(_SEW_SMALL, encoder_layers=24),
 }
-"""Architectures by name. The students are those of "Shrinking Bigfoot" (Peng et al. 2021, section 3), SEW that of Wu et
-al. 2021 with its squeeze factor of 2."""
+"""Named architectures: `base` and `large` from wav2vec 2.0 (Baevski et al. 2020), `student-12` and `student-4` from
+"Shrinking Bigfoot" (Peng et al. 2021, section 3), `sew-*` from SEW with squeeze factor 2 (Wu et al. 2021)."""
 
 
 def named_architecture(name: str) -> Architecture:
-    """The architecture called `name`; `InputError` lists the known names."""
+    """Return the architecture `name` of `ARCHITECTURES`; raise `InputError` with the allowed names if it is unknown."""
     if name not in ARCHITECTURES:
         raise InputError(f"architecture {name!r} is not known; it must be one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name]

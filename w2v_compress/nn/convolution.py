@@ -1,4 +1,4 @@
-"""Convolutions on channels-last input, and the windows that make them matrix products."""
+"""Convolutions on channels-last input, computed as matrix products over windows of their input."""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 
 def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
-    """The operands of a convolution's products: (batch, time, channels) -> (batch, frames, taps * channels) for taps
-    [0, stride), [stride, 2 stride), ...
+    """Split a convolution into products: yield one operand `(batch, frames, taps * channels)` for each `stride` taps.
+
+    `x` is `(batch, time, channels)`. The operands hold the taps [0, stride), [stride, 2 * stride), ... of each window;
+    the last one may have fewer taps. One-channel input has a single operand with all taps.
     """
     batch, time, channels = x.shape
     frames = (time - kernel) // stride + 1
     if channels == 1:  # copying overlapping windows of a waveform is cheaper than a second product
-        yield whole_windows(x, kernel, stride)
+        yield overlapping_windows(x, kernel, stride)
         return
     for start in range(0, kernel, stride):
         taps = min(stride, kernel - start)
@@ -26,16 +28,19 @@ def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
             yield window.transpose(2, 3).reshape(batch, frames, taps * channels)
 
 
-def whole_windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """(batch, time, channels) -> (batch, frames, kernel * channels), a view whose rows overlap in memory."""
+def overlapping_windows(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Return the windows of `x` `(batch, time, channels)` as a view `(batch, frames, kernel * channels)`.
+
+    The rows of the view overlap in memory if `kernel` is larger than `stride`.
+    """
     channels = x.shape[2]
     return x.flatten(1).unfold(1, kernel * channels, stride * channels)
 
 
 class StridedConvolution(nn.Module):
-    """`nn.Conv1d` without padding, on channels-last input and with Conv1d's parameters.
+    """Convolution without padding on channels-last input, with the parameters of `nn.Conv1d`.
 
-    (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)
+    Maps `(batch, time, in)` to `(batch, (time - kernel) // stride + 1, out)`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool) -> None:
@@ -46,17 +51,18 @@ class StridedConvolution(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def effective_weight(self) -> Tensor:
-        """The weight to compute with, (out, in, kernel)."""
+        """Return the weight of the convolution, `(out, in, kernel)`."""
         return self.weight
 
     def matrices(self) -> list[Tensor]:
-        """The weight of each product, (out, taps * in), in the order of `strided_windows`."""
+        """Return the weights `(out, taps * in)` to multiply with the operands of `strided_windows`, in their order."""
         out_channels, in_channels, _ = self.weight.shape
         taps = self.kernel if in_channels == 1 else self.stride
         parts = self.effective_weight().split(taps, dim=2)
         return [part.transpose(1, 2).reshape(out_channels, -1) for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x` `(batch, time, in)`."""
         products = zip(strided_windows(x, self.kernel, self.stride), self.matrices(), strict=True)
         window, matrix = next(products)
         out = F.linear(window, matrix, self.bias)
@@ -66,48 +72,54 @@ class StridedConvolution(nn.Module):
 
 
 class WeightNormConvolution(nn.Module):
-    """Grouped `nn.Conv1d` with "same" padding under weight norm over the kernel (fairseq: `weight_norm(dim=2)`).
+    """Grouped "same" convolution with weight normalization over the kernel, as fairseq's `weight_norm(dim=2)`.
 
-    (batch, time, channels) -> (batch, ceil(time / stride), channels). An even kernel looks one frame further back than
-    ahead. Output t is output `stride` * t of stride 1: one convolution serves every squeeze factor.
+    Maps `(batch, time, channels)` to `(batch, ceil(time / stride), channels)`. An even kernel covers one frame more of
+    the past than of the future. Output t is output `stride` * t at stride 1, so one convolution serves every squeeze
+    factor.
     """
 
     def __init__(self, channels: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
         weight = torch.empty(channels, channels // groups, kernel).normal_(std=math.sqrt(4 / (kernel * channels)))
-        # On the meta device torch would import its compiler for the norm.
+        # Computing the norm on the meta device would make torch import its compiler.
         gain = weight.new_empty(1, 1, kernel) if weight.is_meta else weight.norm(dim=(0, 1), keepdim=True)
         self.weight_g = nn.Parameter(gain)
         self.weight_v = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def effective_weight(self) -> Tensor:
-        """The weight to compute with, (channels, channels / groups, kernel)."""
+        """Return the normalized weight, `(channels, channels / groups, kernel)`."""
         return torch._weight_norm(self.weight_v, self.weight_g, 2)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Convolve `x` `(batch, time, channels)` and return every `stride`-th frame."""
         return grouped_convolution(x, self.effective_weight(), self.bias, stride, self.groups)
 
 
 def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
-    """What `WeightNormConvolution` computes, with the weight (channels, channels / groups, kernel) worked out."""
+    """Compute a `WeightNormConvolution` from its normalized weight `(channels, channels / groups, kernel)`.
+
+    Maps `x` `(batch, time, channels)` to `(batch, ceil(time / stride), channels)`.
+    """
     frames = (x.shape[1] + stride - 1) // stride
-    x = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
-    return x[:, :, :frames].transpose(1, 2)
+    out: Tensor = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
+    return out[:, :, :frames].transpose(1, 2)
 
 
 def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:
-    """(batch, time, channels) -> (batch, groups, time + kernel - 1, channels / groups)
+    """Split `(batch, time, channels)` into contiguous, padded groups for a grouped "same" convolution.
 
-    The input of a convolution with "same" padding, each group in one piece of memory.
+    Returns `(batch, groups, time + kernel - 1, channels / groups)`.
     """
     padded = F.pad(x, (0, 0, kernel // 2, (kernel - 1) // 2))
-    return padded.unflatten(2, (groups, -1)).transpose(1, 2).contiguous()
+    split: Tensor = padded.unflatten(2, (groups, -1))
+    return split.transpose(1, 2).contiguous()
 
 
 def group_windows(frames: Tensor, kernel: int, stride: int) -> Tensor:
-    """Of one group of `split_groups`: (time + kernel - 1, width) -> (frames, kernel * width), copied."""
-    (windows,) = whole_windows(frames.unsqueeze(0), kernel, stride)
-    # A copy always: a single window is contiguous whatever its stride is, and integer products misread that stride.
+    """Copy the windows of one group of `split_groups`: `(time + kernel - 1, width)` -> `(frames, kernel * width)`."""
+    windows = overlapping_windows(frames.unsqueeze(0), kernel, stride)[0]
+    # Always copy: torch regards a single row as contiguous whatever its stride, and int8 products misread that stride.
     return windows.clone(memory_format=torch.contiguous_format)

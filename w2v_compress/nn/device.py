@@ -1,30 +1,36 @@
-"""What a device computes fastest in: bf16, fp16 or int8 units, found by asking torch or by trying."""
+"""Detect which precisions a device computes fast in: bf16, fp16 and int8."""
 
 import functools
 import platform
 
 import torch
 
-LARGEST_INT8 = 127  # symmetric: without -128, a weight and its negative are equally exact
+INT8_MAX = 127
+"""Largest quantized weight. -128 is unused, so that a weight and its negative have the same rounding error."""
 
 
 def half_precision(device: torch.device) -> torch.dtype:
-    """The precision in which `device` computes fastest: bf16 or fp16 where it has units for them, else fp32."""
+    """Return the fastest precision of `device`: bf16 or fp16 if it has units for one of them, else fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or has_amx()):
         return torch.bfloat16
     return torch.float32
 
 
+def has_amx() -> bool:
+    """Return whether the CPU has AMX, the matrix units of x86 servers that multiply bf16 and int8 tiles."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 @functools.cache
 def has_int8_units() -> bool:
-    """Whether the processor multiplies int8 exactly and fast, as x86 with VNNI or AMX does.
+    """Return whether the CPU multiplies int8 matrices exactly and fast, as x86 CPUs with VNNI or AMX do.
 
-    Older x86 adds pairs of products in 16 bits, which overflow, so one product that would tells them apart. Other
-    processors are taken to have none: torch may have only a plain loop there.
+    Older x86 CPUs add pairs of products in 16 bits, which can overflow; one product of the largest values detects them.
+    Other CPUs return False, because torch may fall back to a plain loop on them.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
-    largest = torch.full((32, 64), LARGEST_INT8, dtype=torch.int8)
-    return bool((torch._int_mm(largest, largest.t()) == 64 * LARGEST_INT8**2).all())
+    largest = torch.full((32, 64), INT8_MAX, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.t()) == 64 * INT8_MAX**2).all())

@@ -1,9 +1,10 @@
-"""Features to context: positional convolution and transformer layers (Baevski et al. 2020, section 2), at a point of
-compression (Vyas et al. 2022): squeezed frames (Wu et al. 2021, section 4), pooled queries, keys and values.
+"""The context network: positional convolution and transformer layers (Baevski et al. 2020, section 2).
+
+It runs at a compression point (Vyas et al. 2022): frames are squeezed (Wu et al. 2021, section 4), and queries, keys
+and values are pooled.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,11 @@ from .pooling import mean_pool, pooled_length, repeat_upsample
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward block, layer norm before or after each. (batch, time, channels) -> the same"""
+    """Transformer layer, `(batch, time, channels)` -> the same shape, with layer norms before or after its two blocks.
+
+    The blocks are attention and feed-forward. Only attention is pooled; the residual connections and the feed-forward
+    block run at the frame rate of the input.
+    """
 
     def __init__(self, architecture: Architecture, options: TrainingOptions) -> None:
         super().__init__()
@@ -37,22 +42,25 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(channels)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))
+        out: Tensor = self.dropout(self.fc2(self.activation_dropout(self.activation(self.fc1(x)))))
+        return out
 
     def forward(self, x: Tensor, lengths: Tensor | None, query_pool: int = 1, key_value_pool: int = 1) -> Tensor:
-        """`lengths`: (batch,) valid frames, or None when all are. Residual and feed-forward stay at the full rate."""
+        """Run the layer on `x` with the valid frames `lengths` `(batch,)`, or None if all are valid."""
         pools = query_pool, key_value_pool
         if self.layer_norm_first:
             x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), lengths, *pools))
             return x + self._feed_forward(self.final_layer_norm(x))
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, lengths, *pools)))
-        return self.final_layer_norm(x + self._feed_forward(x))
+        out: Tensor = self.final_layer_norm(x + self._feed_forward(x))
+        return out
 
 
 class Upsampling(nn.Linear):
-    """(batch, groups, channels) -> (batch, groups, squeeze * channels): a frame for each of those under the group.
+    """Linear layer that upsamples by `squeeze`: `(batch, groups, channels)` -> `(batch, groups, squeeze * channels)`.
 
-    Without an activation after it, it starts as repetition: a network that was trained without it loses nothing.
+    The outputs of a group are its frames side by side (Wu et al. 2021, section 4). Without an activation after it, the
+    layer is initialized to repetition, so adding it to a network trained without it does not change the output.
     """
 
     def __init__(self, channels: int, squeeze: int, activation: str) -> None:
@@ -60,16 +68,17 @@ class Upsampling(nn.Linear):
         super().__init__(channels, squeeze * channels)
 
     def reset_parameters(self) -> None:
+        """Initialize to repetition without an activation, else as the code of SEW does."""
         nn.init.zeros_(self.bias)
         if self.linear:
             with torch.no_grad():
                 self.weight.copy_(torch.eye(self.in_features).repeat(self.squeeze, 1))
-        else:  # as in the code of SEW
+        else:
             nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
 
 class Encoder(nn.Module):
-    """(batch, time, channels) -> the same, and what there is after each layer, if asked for."""
+    """Transformer encoder with a relative positional convolution, `(batch, time, channels)` -> the same shape."""
 
     def __init__(self, architecture: Architecture, options: TrainingOptions) -> None:
         super().__init__()
@@ -80,10 +89,10 @@ class Encoder(nn.Module):
         self.layerdrop_by_seed = options.layerdrop_by_seed
         self.dropout = nn.Dropout(options.dropout)
         positional = WeightNormConvolution(channels, architecture.conv_pos, architecture.conv_pos_groups)
-        self.pos_conv = nn.ModuleList([positional])  # fairseq's name is pos_conv.0
+        self.pos_conv = nn.ModuleList([positional])  # named pos_conv.0 in fairseq
         self.layers = nn.ModuleList(EncoderLayer(architecture, options) for _ in range(architecture.encoder_layers))
         self.layer_norm = nn.LayerNorm(channels)
-        # Without learned upsampling, frames are repeated, and nothing in the network depends on the squeeze factor.
+        # Without learned upsampling, frames are repeated, and no parameter depends on the squeeze factor.
         self.upsampling = nn.ModuleDict(
             {
                 str(squeeze): Upsampling(channels, squeeze, architecture.upsampling_activation)
@@ -93,7 +102,10 @@ class Encoder(nn.Module):
         self.upsampling_activation = F.gelu if architecture.upsampling_activation == "gelu" else nn.Identity()
 
     def layers_to_skip(self) -> set[int]:
-        """Those that layer drop leaves out of this pass, in training only; see `TrainingOptions.layerdrop_by_seed`."""
+        """Draw the indices of the layers that LayerDrop skips in this forward pass (Fan et al. 2019).
+
+        Empty outside training. `TrainingOptions.layerdrop_by_seed` sets what the draw depends on.
+        """
         if not self.training or not self.layerdrop:
             return set()
         generator = torch.Generator().manual_seed(torch.initial_seed()) if self.layerdrop_by_seed else None
@@ -105,15 +117,17 @@ class Encoder(nn.Module):
         x: Tensor,
         lengths: Tensor | None,
         point: CompressionPoint = UNCOMPRESSED,
-        keep_hidden: bool = False,
+        return_hidden: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
-        """`lengths`: (batch,) valid frames, or None when all are.
+        """Encode `x` `(batch, time, channels)` at a compression point.
 
-        Raises `InputError` when the network has no such point.
+        `lengths` `(batch,)` is the number of valid frames, or None if all are valid. Returns the output `(batch, time,
+        channels)` and, with `return_hidden`, the output of each layer in the same shape, else an empty list. Raises
+        `InputError` if the network does not support `point`.
         """
         time, squeeze = x.shape[1], point.squeeze
-        pools = self.pools_at(point)
-        if lengths is not None:  # the positional convolution must not see padding
+        pools = self.pools_per_layer(point)
+        if lengths is not None:  # keep padding out of the positional convolution
             x = x.masked_fill(~valid_mask(lengths, time).unsqueeze(-1), 0)
         x = mean_pool(x, squeeze, lengths) + F.gelu(self.pos_conv[0](x, squeeze))
         if lengths is not None:
@@ -125,32 +139,40 @@ class Encoder(nn.Module):
         skipped = self.layers_to_skip()
         for index, layer in enumerate(self.layers):
             if index not in skipped:
-                x = self._run(layer, x, lengths, *pools[index])
-            if keep_hidden:  # of a skipped layer too, what it lets through, so that the count stays
+                x = self._run_layer(layer, x, lengths, *pools[index])
+            if return_hidden:  # a skipped layer counts too: its output is its input
                 hidden.append(repeat_upsample(x, squeeze, time))
         if self.layer_norm_first:
             x = self.layer_norm(x)
         return self._upsample(x, squeeze, time), hidden
 
-    def pools_at(self, point: CompressionPoint) -> list[tuple[int, int]]:
-        """(query pooling, key-value pooling) of each layer; `InputError` when the network has no such point."""
+    def pools_per_layer(self, point: CompressionPoint) -> list[tuple[int, int]]:
+        """Return (query pooling, key-value pooling) of each layer at `point`.
+
+        Raises `InputError` if the network has no upsampling layer for the squeeze factor, or another number of layers.
+        """
         if self.upsampling and str(point.squeeze) not in ("1", *self.upsampling):
             raise InputError(
                 f"compression point {point}: this network learned to upsample for a squeeze of "
                 f"{', '.join(self.upsampling)}; it must be one of these or 1"
             )
-        return point.of_layers(len(self.layers))
+        return point.pools_per_layer(len(self.layers))
 
-    def _run(self, layer: nn.Module, *arguments: Any) -> Tensor:
+    def _run_layer(
+        self, layer: nn.Module, x: Tensor, lengths: Tensor | None, query_pool: int, key_value_pool: int
+    ) -> Tensor:
+        """Run one layer; in training, with activation checkpointing if it is on."""
+        out: Tensor
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-            return checkpoint(layer, *arguments, use_reentrant=False)
-        return layer(*arguments)
+            out = checkpoint(layer, x, lengths, query_pool, key_value_pool, use_reentrant=False)
+        else:
+            out = layer(x, lengths, query_pool, key_value_pool)
+        return out
 
     def _upsample(self, x: Tensor, squeeze: int, time: int) -> Tensor:
-        """(batch, ceil(time / squeeze), channels) -> (batch, time, channels): a learned map (Wu et al. 2021), or each
-        frame `squeeze` times.
-        """
+        """Upsample `(batch, ceil(time / squeeze), channels)` to `(batch, time, channels)`, by a layer or repetition."""
         if squeeze == 1 or not self.upsampling:
             return repeat_upsample(x, squeeze, time)
-        parts = self.upsampling_activation(self.upsampling[str(squeeze)](x))
-        return parts.unflatten(2, (squeeze, -1)).flatten(1, 2)[:, :time]
+        groups = self.upsampling_activation(self.upsampling[str(squeeze)](x))
+        frames: Tensor = groups.unflatten(2, (squeeze, -1)).flatten(1, 2)
+        return frames[:, :time]

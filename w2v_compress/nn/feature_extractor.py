@@ -1,8 +1,8 @@
-"""Waveform to features: the convolutions of wav2vec 2.0 (Baevski et al. 2020, section 2), as matrix products.
+"""The feature extractor: the convolutions of wav2vec 2.0 (Baevski et al. 2020, section 2) as matrix products.
 
-In channels-last layout a strided convolution is a product over a view of its input: kernel 2 with stride 2 reads
-`(batch, time, channels)` as `(batch, time / 2, 2 * channels)`. A kernel longer than its stride adds one product for
-each further stride's worth of taps. Every multiply is then a matrix product, which is fast in every precision.
+In channels-last layout a strided convolution is a product with a view of its input: kernel 2 with stride 2 reads
+`(batch, time, channels)` as `(batch, time / 2, 2 * channels)`. A kernel longer than its stride needs one more product
+for each further `stride` taps. Matrix products are fast in every precision.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,20 @@ from .convolution import StridedConvolution, strided_windows
 from .lengths import valid_mask
 
 GroupNormStatistics = Literal["valid", "padded"]
-FRAMES_AT_ONCE = 64  # of the output, whose 4,096 frames of the first layer in fp32 are 8 MB
+"""Frames in the statistics of the group norm: `valid` excludes padding, `padded` includes it, as stock fairseq does."""
+CHUNK_FRAMES = 64
+"""Output frames computed at once in CPU inference: 8 MB of fp32 activations after the first layer."""
+FoldedNorm = tuple[Tensor, Tensor]
+"""Factor `(batch, 2 * kernel, channels)` and offset `(batch, 1, channels)`: see `ChannelNorm.fold`."""
 
 
 class ChannelNorm(nn.Module):
-    """Group norm with one group a channel, folded into the convolution before it.
+    """Group norm with one group per channel, folded into the convolution before it.
 
-    A channel's mean and variance over time are `w . mu` and `w' C w`, where mu and C are mean and covariance of the
-    convolution's input windows. So the normalized output is one product with scaled weights, and the long
-    activations are never reduced. With `lengths` the moments are those of each utterance's valid windows, which
-    makes the result independent of padding (stock fairseq takes them over the padding too).
+    The mean and variance of a channel over time are `w . mu` and `w' C w`, where mu and C are the mean and covariance
+    of the convolution's input windows. So the normalized output is one product with scaled weights, without a reduction
+    over the long activations. With `lengths` the moments are those of each utterance's valid windows, so the result is
+    independent of padding (stock fairseq includes padding).
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,15 +39,15 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.eps = 1e-5
 
-    def fold(self, windows: Tensor, matrix: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Factor (batch, 2 * kernel, channels) and offset (batch, 1, channels) for `normalize`.
+    def fold(self, windows: Tensor, matrix: Tensor, lengths: Tensor | None) -> FoldedNorm:
+        """Fold the norm into the convolution with weight `matrix` `(channels, kernel)`, for `normalize`.
 
-        windows: (batch, frames, kernel), of which `lengths` (batch,) count, or all; matrix: (channels, kernel). The
-        convolution's own bias, if any, goes away with the mean.
+        The statistics are those of `windows` `(batch, frames, kernel)`: of the first `lengths` `(batch,)`, or of all if
+        None. The bias of the convolution, if any, cancels with the mean.
 
-        The moments are in fp64, under autocast too: what is loud in the windows and not in a channel, as a hum under a
-        high-pass filter, cancels in `w' C w`. The factor is in two parts, what rounding it leaves and what it takes,
-        because its rounding errors would let that through again.
+        The moments are computed in fp64, under autocast too: a component that is loud in the windows and absent from a
+        channel, such as a hum under a high-pass filter, cancels in `w' C w`. The factor is stored as its rounded value
+        and the rounding error, because the rounding error alone would let such a component through again.
         """
         exact, matrix = windows.double(), matrix.double()
         if lengths is None:
@@ -64,14 +68,20 @@ class ChannelNorm(nn.Module):
         return factor, (self.bias.double() - mean @ exact_factor).to(windows.dtype)
 
     @staticmethod
-    def normalize(windows: Tensor, folded: tuple[Tensor, Tensor]) -> Tensor:
-        """Windows (batch, frames, kernel), or some of them, and what `fold` gave of all -> (batch, frames, channels)"""
+    def normalize(windows: Tensor, folded: FoldedNorm) -> Tensor:
+        """Convolve and normalize all or some `windows` `(batch, frames, kernel)` -> `(batch, frames, channels)`.
+
+        `folded` is the result of `fold` for all windows.
+        """
         factor, offset = folded
         return torch.baddbmm(offset, torch.cat([windows, windows], 2), factor)
 
 
 class ExtractorLayer(nn.Module):
-    """Convolution, norm (group, layer or none) and GELU, under the numbers of fairseq's Sequential: 0, 2 and 2.1."""
+    """Convolution, norm (group, layer or none) and GELU, `(batch, time, in)` -> `(batch, frames, out)`.
+
+    The submodules have the names of fairseq's `Sequential`: 0 is the convolution, 2 the group norm, 2.1 the layer norm.
+    """
 
     def __init__(self, convolution: StridedConvolution, norm: Literal["group", "layer", "none"]) -> None:
         super().__init__()
@@ -85,8 +95,11 @@ class ExtractorLayer(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = F.gelu
         self.kernel, self.stride = convolution.kernel, convolution.stride
 
-    def fold(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """What `forward` needs to know of all frames, of which `lengths` (batch,) count, or all; None for nothing."""
+    def fold(self, x: Tensor, lengths: Tensor | None) -> FoldedNorm | None:
+        """Fold the group norm for the input `x` `(batch, time, in)`; return None if the layer has no group norm.
+
+        The statistics are those of the first `lengths` `(batch,)` output frames, or of all if None.
+        """
         if self.norm != "group":
             return None
         convolution, norm = self.get_submodule("0"), self.get_submodule("2")
@@ -95,8 +108,8 @@ class ExtractorLayer(nn.Module):
         (windows,), (matrix,) = strided_windows(x, self.kernel, self.stride), convolution.matrices()
         return norm.fold(windows, matrix, lengths)
 
-    def forward(self, x: Tensor, folded: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(batch, time, in), which may be a part, and what `fold` gave of the whole -> (batch, frames, out)"""
+    def forward(self, x: Tensor, folded: FoldedNorm | None) -> Tensor:
+        """Apply the layer to `x` `(batch, time, in)`, all or part of the input for which `fold` returned `folded`."""
         if folded is not None:
             (windows,) = strided_windows(x, self.kernel, self.stride)
             return self.activation(ChannelNorm.normalize(windows, folded))
@@ -107,11 +120,11 @@ class ExtractorLayer(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """(batch, samples) waveforms -> (batch, frames, channels); see `Architecture.frames` for the lengths.
+    """Compute features `(batch, frames, channels)` from waveforms `(batch, samples)`; see `Architecture.frames`.
 
-    `group_norm_statistics`: "valid" takes the group norm's statistics over each utterance's own samples, so that a
-    batch gives each utterance what it gets alone; "padded" over the whole padded row, as stock fairseq does, to
-    reproduce its numbers. It matters only for `extractor_mode` "default" and batches of mixed lengths.
+    `group_norm_statistics` selects the samples in the statistics of the group norm. "valid": those of each utterance,
+    so that an utterance has the same features in a batch as alone. "padded": the padded row, to reproduce the numbers
+    of stock fairseq. They differ only for `extractor_mode` "default" and batches of mixed lengths.
     """
 
     def __init__(self, architecture: Architecture, group_norm_statistics: GroupNormStatistics = "valid") -> None:
@@ -130,38 +143,41 @@ class FeatureExtractor(nn.Module):
         self.frames = architecture.frames
 
     def forward(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+        """Extract features of `audio` `(batch, samples)` with `lengths` `(batch,)` valid samples, or None for all.
+
+        On the CPU without gradients, the features are computed in chunks of `CHUNK_FRAMES` frames of one utterance, so
+        that the activations between the layers stay in the CPU's cache.
+        """
         if lengths is not None and self.group_norm_statistics == "valid":
-            counted = (lengths - self.first_kernel) // self.first_stride + 1
+            first_frames = (lengths - self.first_kernel) // self.first_stride + 1
         else:
-            counted = None
+            first_frames = None
         x = audio.unsqueeze(-1)
         layers = cast(list[ExtractorLayer], list(self.conv_layers))
-        folded = layers[0].fold(x, counted)
+        folded = layers[0].fold(x, first_frames)
         if torch.is_grad_enabled() or x.device.type != "cpu":
             for layer in layers:
                 x, folded = layer(x, folded), None
             return x
         frames = self.frames(audio.shape[1])
-        # So few frames of one utterance at a time that what lies between the layers stays in the processor's cache.
         out = None
         for index, utterance in enumerate(x.split(1)):
-            own = None if folded is None else (folded[0][index : index + 1], folded[1][index : index + 1])
-            for start in range(0, frames, FRAMES_AT_ONCE):
-                end = min(start + FRAMES_AT_ONCE, frames)
-                piece = _frames(layers, start, end, utterance, own)
+            row = None if folded is None else (folded[0][index : index + 1], folded[1][index : index + 1])
+            for start in range(0, frames, CHUNK_FRAMES):
+                end = min(start + CHUNK_FRAMES, frames)
+                chunk = _output_frames(layers, start, end, utterance, row)
                 if out is None:
-                    out = piece.new_empty(len(x), frames, piece.shape[2])
-                out[index, start:end] = piece
+                    out = chunk.new_empty(len(x), frames, chunk.shape[2])
+                out[index, start:end] = chunk
         assert out is not None
         return out
 
 
-def _frames(
-    layers: list[ExtractorLayer], start: int, end: int, x: Tensor, folded: tuple[Tensor, Tensor] | None
-) -> Tensor:
-    """Frames [start, end) of what these layers give for x."""
+def _output_frames(layers: list[ExtractorLayer], start: int, end: int, x: Tensor, folded: FoldedNorm | None) -> Tensor:
+    """Compute the output frames [start, end) of `layers` for the input `x` `(batch, time, in)` of the first one."""
     if not layers:
         return x[:, start:end]
     *lower, layer = layers
-    below = _frames(lower, start * layer.stride, (end - 1) * layer.stride + layer.kernel, x, folded)
-    return layer(below, None if lower else folded)
+    below = _output_frames(lower, start * layer.stride, (end - 1) * layer.stride + layer.kernel, x, folded)
+    out: Tensor = layer(below, None if lower else folded)
+    return out

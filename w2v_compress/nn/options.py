@@ -1,24 +1,28 @@
-"""Settings of a network that matter in training only."""
+"""Regularization and memory settings that affect a network in training only."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What is at work only in training; the names and places are fairseq's."""
+    """Settings that change the network's computation in training only; names and positions are fairseq's."""
 
     dropout: float = 0.0
-    """After attention, after the feed-forward block, and on the input of the layers."""
+    """Dropout probability after attention, after the feed-forward block, and on the input of the first layer."""
     attention_dropout: float = 0.0
+    """Dropout probability of the attention weights."""
     activation_dropout: float = 0.0
+    """Dropout probability after the activation of the feed-forward block."""
     dropout_input: float = 0.0
+    """Dropout probability of the projected features, before masking."""
     final_dropout: float = 0.0
+    """Dropout probability of the encoder output, before the CTC head."""
     layerdrop: float = 0.0
-    """Probability of skipping a layer (Fan et al. 2019)."""
+    """Probability of skipping a layer (LayerDrop, Fan et al. 2019)."""
     layerdrop_by_seed: bool = False
-    """Which layers are skipped depends on torch's seed alone and not on the state of its generator: for trainers that
-    set the seed anew for each update, as fairseq does. Processes whose batches differ then skip the same layers."""
+    """Choose the skipped layers by torch's seed alone, not by the state of its generator. For trainers that set a new
+    seed for each update, as fairseq does: processes with different batches then skip the same layers."""
     feature_grad_mult: float = 1.0
-    """Factor on the gradient that reaches the feature extractor; 0 freezes it."""
+    """Factor on the gradient of the feature extractor's output; 0 freezes the feature extractor."""
     checkpoint_activations: bool = False
-    """Compute the layers again in the backward pass rather than keep what is inside: less memory, more time."""
+    """Recompute the activations inside each layer in the backward pass, which takes less memory and more time."""

@@ -24,7 +24,7 @@ from ..model_file.storage import describe_model, quantize_file, read_header
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
 from ..nn.device import has_int8_units
-from ..nn.meta import without_memory
+from ..nn.meta import on_meta_device
 from ..progress import Progress, Steps, no_progress
 from ..runtime.precision import Precision
 from ..runtime.recognizer import Recognizer
@@ -168,7 +168,7 @@ def _model_files(given: Mapping[str, Path], folder: Path, seed: int, steps: Step
 def _check_space(folder: Path, names: Iterable[str]) -> None:
     needed = 0.0
     for name in names:
-        with without_memory():
+        with on_meta_device():
             network = AcousticModel(named_architecture(ENTRIES[name].architecture))
         size = sum(4 * parameter.numel() for parameter in network.parameters())
         needed += size * (INT8_SHARE if ENTRIES[name].scheme else 1)

@@ -1,1 +1,1 @@
-"""int8 recognizers: smaller files, and integer matrix products."""
+"""int8 quantization of networks: smaller model files, and integer matrix products."""

@@ -1,58 +1,67 @@
-"""int8 counterparts of the network's modules: weights with one scale an output channel, and integer products.
+"""int8 counterparts of the network's modules, with one weight scale per output channel and integer matrix products.
 
-"Shrinking Bigfoot" (Peng et al. 2021, section 3) quantizes the Linear layers. Here the convolutions are products of
-integers too: in channels-last layout their windows are rows of a view of their input, so that one product serves
-both. docs/quantization.md has the measurements behind the choices.
+"Shrinking Bigfoot" (Peng et al. 2021, section 3) quantizes the linear layers. Here the convolutions use integer
+products too: in channels-last layout their windows are rows of a view of their input, so linear layers and convolutions
+share one product. docs/quantization.md has the measurements behind these choices.
 
-Where the processor has no int8 units a module widens its own weight for each call and computes in floating point, so
-that never more than one module's weight exists in floating point.
+On CPUs without int8 units, a module dequantizes its weight for each call and computes in floating point. At most one
+module's weight exists in floating point at a time.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn.convolution import StridedConvolution, WeightNormConvolution, group_windows, split_groups, whole_windows
-from ..nn.device import LARGEST_INT8, has_int8_units
+from ..nn.convolution import StridedConvolution, WeightNormConvolution, group_windows, overlapping_windows, split_groups
+from ..nn.device import INT8_MAX, has_int8_units
 
-TINY = torch.finfo(torch.float32).tiny  # keeps the scale of an all-zero row from being zero
-ROWS_AT_ONCE = 1024  # bounds the memory of long inputs, and a piece stays in the cache
+MIN_SCALE = torch.finfo(torch.float32).tiny
+"""Smallest scale; keeps the scale of an all-zero row above 0."""
+CHUNK_ROWS = 1024
+"""Rows multiplied at once; bounds the memory for long inputs, and a chunk fits into the CPU's cache."""
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, ...) float -> int8 of the same shape and scales (out,), so that weight ~ int8 * scale."""
-    scale = weight.flatten(1).abs().amax(1).clamp(min=TINY) / LARGEST_INT8
-    return (weight / _over_channels(scale, weight)).round().to(torch.int8), scale
+    """Quantize `weight` `(out, ...)` to int8 of the same shape and scales `(out,)`, with weight ~ int8 * scale."""
+    scale = weight.flatten(1).abs().amax(1).clamp(min=MIN_SCALE) / INT8_MAX
+    return (weight / _broadcast_scale(scale, weight)).round().to(torch.int8), scale
 
 
 def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """The inverse of `quantize_weight`, in the precision of `scale`."""
-    return weight.to(scale.dtype) * _over_channels(scale, weight)
+    """Return int8 `weight` `(out, ...)` times `scale` `(out,)`, in the precision of `scale`."""
+    return weight.to(scale.dtype) * _broadcast_scale(scale, weight)
 
 
-def _over_channels(scale: Tensor, weight: Tensor) -> Tensor:
+def _broadcast_scale(scale: Tensor, weight: Tensor) -> Tensor:
+    """Reshape `scale` `(out,)` so that it broadcasts over `weight` `(out, ...)`."""
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
 def quantize_activations(x: Tensor, dims: tuple[int, ...] = (-1,)) -> tuple[Tensor, Tensor, Tensor]:
-    """int8 of the same shape, and a scale and zero point for all that `dims` run over: x ~ (int8 - zero) * scale.
+    """Quantize `x` to int8 of the same shape, with a scale and a zero point shared along `dims`.
 
-    From the smallest value to the largest, so that what GELU gives, hardly ever negative, uses all the steps; 0 is
-    always one of them.
+    The values are x ~ (int8 - zero) * scale. The range is that of the values, so that the output of GELU, which is
+    rarely negative, uses all steps; 0 is represented exactly. Returns int8, scale and zero point, both with size 1
+    along `dims`.
     """
     low, high = x.amin(dims, keepdim=True).clamp_(max=0), x.amax(dims, keepdim=True).clamp_(min=0)
-    scale = (high - low).div_(253).clamp_(min=TINY)  # two steps are spare: the zero point and x are both rounded
+    scale = (high - low).div_(253).clamp_(min=MIN_SCALE)  # two spare steps: both the zero point and x are rounded
     factor = scale.reciprocal()
     zero = (low * -factor).round_().sub_(127)
-    # Plain passes in place: each is vectorized, which one addcmul with two broadcast operands is not.
+    # In-place element-wise passes, which are vectorized; one addcmul with two broadcast operands is not.
     return (x * factor).add_(zero).round_().to(torch.int8), scale, zero
 
 
 class Int8Module(nn.Module):
-    """A weight in int8 with its scales, `NAME.weight` and `NAME.weight_scale`, and what a product needs of them."""
+    """Base class of int8 modules: `weight` in int8, `weight_scale` `(out,)` and an optional floating-point `bias`.
+
+    A new module has zero weights; loading a state dict also updates the buffers derived from the weight.
+    """
 
     matrix: Tensor
-    sums: Tensor
+    """The weight as multiplied, see `as_matrix`."""
+    weight_sums: Tensor
+    """Sum of each row of `matrix`: the zero point of an input adds zero * sum to each product."""
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -61,78 +70,83 @@ class Int8Module(nn.Module):
         )
         self.weight_scale = nn.Parameter(weight.new_ones(len(weight)), requires_grad=False)
         self.bias = bias
-        self._prepare()
-        self.register_load_state_dict_post_hook(Int8Module._prepare)
+        self._update_buffers()
+        # torch does not type this method.
+        self.register_load_state_dict_post_hook(Int8Module._update_buffers)  # type: ignore[no-untyped-call]
 
-    def _prepare(self, _incompatible: object = None) -> None:
+    def _update_buffers(self, _incompatible_keys: object = None) -> None:
+        """Compute `matrix` and `weight_sums` from the weight; a post-hook of `load_state_dict`."""
         if self.weight.is_meta:
-            return  # there is nothing yet, and torch would import its compiler for the sum
+            return  # no values yet, and torch would import its compiler for the sum
         matrix = self.as_matrix()
+        sums = matrix.sum(-1, dtype=torch.int32).to(self.weight_scale.dtype)
         self.register_buffer("matrix", matrix, persistent=False)
-        # The zero point of an input adds zero * (sum of the weights) to each product.
-        self.register_buffer("sums", matrix.sum(-1, dtype=torch.int32).to(self.weight_scale.dtype), persistent=False)
+        self.register_buffer("weight_sums", sums, persistent=False)
 
     def as_matrix(self) -> Tensor:
-        """The weight as it is multiplied with, (out, in)."""
+        """Return the int8 weight as multiplied, `(out, in)`."""
         return self.weight
 
-    def wide_weight(self) -> Tensor:
-        """The weight in floating point, in its own shape; for this call only."""
+    def dequantized_weight(self) -> Tensor:
+        """Return the weight in floating point, in the shape of `weight`."""
         return dequantize_weight(self.weight, self.weight_scale)
 
     @torch.no_grad()
-    def products(self, rows: Tensor) -> Tensor:
-        """(batch, rows, in) in any precision, rows that may overlap in memory -> (batch, rows, out) in the same
+    def matmul(self, rows: Tensor) -> Tensor:
+        """Multiply `rows` `(batch, rows, in)` by the int8 weight, and add the bias: -> `(batch, rows, out)`.
 
-        Each row has its own scale and zero point: a loud frame costs a quiet one no precision, and a batch gives
-        each utterance what it gets alone.
+        The result has the precision of `rows`, which may overlap in memory. Each row has its own scale and zero point:
+        a loud frame costs a quiet one no precision, and an utterance has the same result in a batch as alone.
         """
         out = rows.new_empty(*rows.shape[:-1], len(self.matrix), dtype=torch.float32)
         for windows, outputs in zip(rows, out, strict=True):
-            for part, place in zip(windows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
-                integers, scale, zero = quantize_activations(part.float())
-                # Plain passes in place, as in `quantize_activations`: a temporary tensor costs more than a pass.
+            for chunk, place in zip(windows.split(CHUNK_ROWS), outputs.split(CHUNK_ROWS), strict=True):
+                integers, scale, zero = quantize_activations(chunk.float())
+                # In-place passes, as in `quantize_activations`: a temporary tensor costs more than a pass.
                 place.copy_(torch._int_mm(integers, self.matrix.t())).mul_(scale).mul_(self.weight_scale)
-                place.addr_((zero * scale).squeeze(1), self.sums * self.weight_scale, alpha=-1)
+                place.addr_((zero * scale).squeeze(1), self.weight_sums * self.weight_scale, alpha=-1)
                 if self.bias is not None:
                     place.add_(self.bias)
         return out.to(rows.dtype)
 
 
 class Int8Linear(Int8Module):
-    """`nn.Linear` with an int8 weight: (..., in) -> (..., out)"""
+    """`nn.Linear` with an int8 weight, `(..., in)` -> `(..., out)`."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.weight, linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to `x` `(..., in)`; the output has the precision of `x`."""
         if x.is_cpu and has_int8_units():
-            return self.products(x.reshape(1, -1, x.shape[-1])).view(*x.shape[:-1], -1)
-        return F.linear(x.float(), self.wide_weight(), self.bias).to(x.dtype)
+            return self.matmul(x.reshape(1, -1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return F.linear(x.float(), self.dequantized_weight(), self.bias).to(x.dtype)
 
 
 class Int8Convolution(Int8Module):
-    """`StridedConvolution` with an int8 weight: (batch, time, in) -> (batch, (time - kernel) // stride + 1, out)"""
+    """`StridedConvolution` with an int8 weight; same input and output shapes."""
 
     def __init__(self, convolution: StridedConvolution) -> None:
         self.kernel, self.stride = convolution.kernel, convolution.stride
         super().__init__(convolution.weight, convolution.bias)  # (out, in, kernel)
 
     def as_matrix(self) -> Tensor:
+        """Return the int8 weight as multiplied, `(out, kernel * in)`."""
         return self.weight.transpose(1, 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x` `(batch, time, in)`; the output has the precision of `x`."""
         if x.is_cpu and has_int8_units():
-            return self.products(whole_windows(x, self.kernel, self.stride))
-        wide = F.conv1d(x.transpose(1, 2).float(), self.wide_weight(), self.bias, self.stride)
-        return wide.transpose(1, 2).to(x.dtype)
+            return self.matmul(overlapping_windows(x, self.kernel, self.stride))
+        out = F.conv1d(x.transpose(1, 2).float(), self.dequantized_weight(), self.bias, self.stride)
+        return out.transpose(1, 2).to(x.dtype)
 
 
 class Int8PositionalConvolution(Int8Module):
-    """`WeightNormConvolution` with an int8 weight, the norm worked in, and its shapes.
+    """`WeightNormConvolution` with an int8 weight, which is the normalized weight; same input and output shapes.
 
-    A window of 128 frames overlaps the next in all but one, so the input is quantized once, with a scale for each
-    utterance and group: frames that are zero, as padding is, do not change it.
+    Windows of 128 frames overlap in all but `stride` frames, so the input is quantized once, with one scale for each
+    utterance and group. Frames of zeros, such as padding, do not change that scale.
     """
 
     def __init__(self, convolution: WeightNormConvolution) -> None:
@@ -140,30 +154,32 @@ class Int8PositionalConvolution(Int8Module):
         super().__init__(convolution.weight_v, convolution.bias)  # (channels, channels / groups, kernel)
 
     def as_matrix(self) -> Tensor:
-        """(groups, channels / groups, kernel * channels / groups)"""
-        return self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
+        """Return the int8 weight as multiplied, `(groups, channels / groups, kernel * channels / groups)`."""
+        matrix: Tensor = self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
+        return matrix
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Convolve `x` `(batch, time, channels)` and return every `stride`-th frame, in the precision of `x`."""
         _, width, kernel = self.weight.shape
         if not (x.is_cpu and has_int8_units()):
             padded = F.pad(x.transpose(1, 2).float(), (kernel // 2, (kernel - 1) // 2))
-            wide = F.conv1d(padded, self.wide_weight(), self.bias, stride, groups=self.groups)
-            return wide.transpose(1, 2).to(x.dtype)
+            out = F.conv1d(padded, self.dequantized_weight(), self.bias, stride, groups=self.groups)
+            return out.transpose(1, 2).to(x.dtype)
         integers, scale, zero = quantize_activations(split_groups(x.float(), self.groups, kernel), (2, 3))
-        out = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
+        products = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
                 windows = group_windows(frames, kernel, stride)
-                torch._int_mm(windows, self.matrix[group].t(), out=out[index, group])
-        product = (out - zero * self.sums.unsqueeze(1)).mul_(scale)
-        wide = product.transpose(1, 2).flatten(2) * self.weight_scale
-        return (wide if self.bias is None else wide + self.bias).to(x.dtype)
+                torch._int_mm(windows, self.matrix[group].t(), out=products[index, group])
+        scaled = (products - zero * self.weight_sums.unsqueeze(1)).mul_(scale)
+        out = scaled.transpose(1, 2).flatten(2) * self.weight_scale
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
 
 
 def int8_module(module: nn.Module) -> Int8Module | None:
-    """The int8 counterpart of `module`, without values; None when it has none.
+    """Create the int8 counterpart of `module` with its bias and zero weights; return None if it has no counterpart.
 
-    The first convolution stays: its 10 numbers a channel are rescaled for each utterance by the group norm.
+    The first convolution has none, because the group norm rescales its 10 weights per channel for each utterance.
     """
     if isinstance(module, nn.Linear):
         return Int8Linear(module)
