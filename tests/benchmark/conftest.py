@@ -1,4 +1,4 @@
-"""Runtimes written for a test."""
+"""Runtimes whose modules a test writes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 from w2v_compress.benchmark.peers import Runtime, Setting
 
 QUIET = """
-def prepare(setting):
+def convert(setting):
     pass
 
 
 def load(setting):
     return lambda waveforms: [np.outer(waveform, [1, -1]) for waveform in waveforms]
 """
-"""Its logits are the samples and their negatives, a frame a sample."""
+"""Module whose logits are the samples and their negatives, one frame per sample."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def audio(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runtime]:
-    """make_runtime(name, source) is a runtime whose module has this source, after `import numpy as np`."""
+    """make_runtime(name, source) returns a runtime whose module has this source, after `import numpy as np`."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))

@@ -1,4 +1,4 @@
-"""Each runtime gives what our network gives: it is the same one, with the same weights, of the same audio."""
+"""Each runtime computes the logits of our network, within the error of its precision."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from w2v_compress.benchmark.measurement import output_errors
 from w2v_compress.benchmark.peers import (
     OURS,
     PEERS,
@@ -20,7 +21,6 @@ from w2v_compress.benchmark.peers import (
     torchao,
     transformers,
 )
-from w2v_compress.benchmark.turns import output_errors
 from w2v_compress.data.normalization import normalize
 from w2v_compress.model_file.storage import read_model
 from w2v_compress.nn import CompressionPoint
@@ -28,8 +28,8 @@ from w2v_compress.nn import CompressionPoint
 MODULES = {
     module.__name__: module for module in (fairseq, onnxruntime, openvino, ours, torch_ao, torchao, transformers)
 }
-WORST = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}
-"""Root mean square of the error, over that of the logits."""
+MAX_ERROR = {"fp32": 1e-5, "bf16": 0.05, "int8": 0.1}
+"""Largest root mean square of the error, relative to that of the logits."""
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def waveforms() -> list[np.ndarray]:
 
 
 def expected(path: Path, waveforms: list[np.ndarray], point: str) -> list[np.ndarray]:
-    """What our plain network gives for each alone."""
+    """Logits of our network for single utterances."""
     network = read_model(path).build()
-    heard = [torch.from_numpy(normalize(waveform))[None] for waveform in waveforms]
-    return [network(audio, None, CompressionPoint.parse(point))[0][0].numpy() for audio in heard]
+    batches = [torch.from_numpy(normalize(waveform))[None] for waveform in waveforms]
+    return [network(audio, None, CompressionPoint.parse(point))[0][0].numpy() for audio in batches]
 
 
 RUNS = [(runtime, "1,1,1") for runtime in (*OURS, *PEERS.values())]
@@ -56,12 +56,14 @@ RUNS += [(runtime, "2,1:2,2") for runtime, _ in RUNS if runtime.every_point and 
 
 
 @pytest.mark.parametrize(("runtime", "point"), RUNS, ids=[f"{runtime.name} at {point}" for runtime, point in RUNS])
-def test_it_is_the_same_network(runtime: Runtime, point: str, setting: Setting, waveforms: list[np.ndarray]) -> None:
+def test_logits_are_those_of_our_network(
+    runtime: Runtime, point: str, setting: Setting, waveforms: list[np.ndarray]
+) -> None:
     folder = setting.folder / point if runtime.every_point else setting.folder
     folder.mkdir(exist_ok=True)
     chosen = replace(setting, folder=folder, precision=runtime.precision, point=point)
     module = MODULES[runtime.module]
-    module.prepare(chosen)
+    module.convert(chosen)
     run = module.load(chosen)
     given = waveforms if runtime.normalizes else [normalize(waveform) for waveform in waveforms]
     exact = expected(setting.model, waveforms, point)
@@ -69,6 +71,6 @@ def test_it_is_the_same_network(runtime: Runtime, point: str, setting: Setting, 
         outputs = run([given[index] for index in batch])
         assert [logits.dtype for logits in outputs] == [np.float32] * len(batch)
         errors = output_errors(outputs, [exact[index] for index in batch])
-        assert errors.relative < WORST[runtime.precision]
+        assert errors.relative < MAX_ERROR[runtime.precision]
         if runtime.precision != "fp32":
-            assert errors.relative > 1e-5  # it is not fp32 under another name
+            assert errors.relative > 1e-5  # the precision is really lower

@@ -1,4 +1,4 @@
-"""A worker and the process that asks it: answers, failures, and what is measured of the process."""
+"""Workers: responses, failures, and the measurements of the process."""
 
 import resource
 import time
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from w2v_compress.benchmark.peers import Runtime, Setting
-from w2v_compress.benchmark.process import Worker, WorkerError, prepare
+from w2v_compress.benchmark.process import Worker, WorkerError, convert_for
 
 MakeRuntime = Callable[..., Runtime]
 
 
-def test_a_batch_is_run_and_what_it_gives_is_written(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+def test_logits_of_a_batch_are_written(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
     with closing(Worker(make_runtime("quiet"), setting)) as worker:
-        answers = [worker.run(audio, setting.folder / "out.npz"), worker.run(audio)]
-    assert all(answer.seconds > 0 for answer in answers)
+        responses = [worker.run(audio, setting.folder / "out.npz"), worker.run(audio)]
+    assert all(response.seconds > 0 for response in responses)
     with np.load(setting.folder / "out.npz") as arrays:
         np.testing.assert_array_equal(arrays["arr_0"], [[0.5, -0.5], [-0.25, 0.25], [1, -1]])
         np.testing.assert_array_equal(arrays["arr_1"], [[2, -2]])
@@ -41,7 +41,7 @@ def load(setting):
         assert [worker.run(audio).seconds, worker.run(audio[:1]).seconds] == [2, 1]
 
 
-def test_what_a_library_prints_is_no_answer(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+def test_printing_libraries_do_not_disturb_responses(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
     source = """
 import os
 def load(setting):
@@ -53,12 +53,12 @@ def load(setting):
 """
     with closing(Worker(make_runtime("loud", source), setting)) as worker:
         assert worker.run(audio).seconds > 0
-    # In any order: Python may keep back what it prints until the end, and `os.write` does not.
+    # In any order: Python buffers what it prints, and `os.write` does not.
     assert sorted(worker.log.read_text().splitlines()) == ["loading", '{"seconds": 0}']
 
 
-def test_memory_is_that_of_the_process_alone(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
-    """Not of the one that started it, from which Linux's count in `getrusage` begins."""
+def test_memory_is_that_of_the_worker_process(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+    """The count of Linux in `getrusage` would start from the memory of the parent process."""
     source = """
 def load(setting):
     held = []
@@ -74,7 +74,7 @@ def load(setting):
     assert second - first == pytest.approx(80e6, rel=0.1)
 
 
-def test_threads_that_spin_are_seen(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+def test_spinning_threads_use_idle_processor_time(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
     spinning = """
 import threading
 def spin():
@@ -89,14 +89,16 @@ def load(setting):
         with closing(Worker(runtime, setting)) as worker:
             worker.run(audio)
             time.sleep(0.3)
-            answer = worker.run(audio)
-        assert answer.idle_seconds >= 0.3
-        busy[runtime.name] = answer.idle_processor_seconds
+            response = worker.run(audio)
+        assert response.idle_seconds >= 0.3
+        busy[runtime.name] = response.idle_processor_seconds
     assert busy["spinning"] > 0.02
-    assert busy["quiet"] < busy["spinning"] / 2  # in proportion: other processes may keep the cores from both
+    assert busy["quiet"] < busy["spinning"] / 2  # relative: other processes may use the cores too
 
 
-def test_threads_are_set_where_libraries_look(make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+def test_threads_are_set_in_the_environment_and_the_setting(
+    make_runtime: MakeRuntime, setting: Setting, audio: list[Path]
+):
     source = """
 import os
 def load(setting):
@@ -125,20 +127,20 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_a_failure_is_said_in_a_line(kind: str, make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
+def test_a_failure_is_one_line(kind: str, make_runtime: MakeRuntime, setting: Setting, audio: list[Path]):
     source, message = FAILURES[kind]
     with closing(Worker(make_runtime("failing", source), setting)) as worker:
         with pytest.raises(WorkerError) as caught:
             worker.run(audio)
         assert str(caught.value) == message
-        with pytest.raises(WorkerError):  # and goes on being one
+        with pytest.raises(WorkerError):  # and every later run fails
             worker.run(audio)
 
 
-def test_a_worker_that_does_not_end_is_ended(
+def test_a_worker_that_does_not_exit_is_killed(
     make_runtime: MakeRuntime, setting: Setting, audio: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("w2v_compress.benchmark.process.SECONDS_TO_END", 0.1)
+    monkeypatch.setattr("w2v_compress.benchmark.process.SHUTDOWN_SECONDS", 0.1)
     source = """
 import atexit, time
 def load(setting):
@@ -152,22 +154,22 @@ def load(setting):
     assert time.monotonic() - began < 30
 
 
-PREPARATIONS = (
-    ("fine", "def prepare(setting):\n    (setting.folder / 'made').touch()", None),
+CONVERSIONS = (
+    ("fine", "def convert(setting):\n    (setting.folder / 'made').touch()", None),
     (
         "impossible",
-        "from w2v_compress import InputError\ndef prepare(setting):\n    raise InputError('no such network')",
+        "from w2v_compress import InputError\ndef convert(setting):\n    raise InputError('no such network')",
         "no such network",
     ),
-    ("broken", "def prepare(setting):\n    raise KeyError('x')", "KeyError: 'x'"),
-    ("killed", "import os\ndef prepare(setting):\n    os.kill(os.getpid(), 9)", "BrokenProcessPool: "),
+    ("broken", "def convert(setting):\n    raise KeyError('x')", "KeyError: 'x'"),
+    ("killed", "import os\ndef convert(setting):\n    os.kill(os.getpid(), 9)", "BrokenProcessPool: "),
 )
 
 
-@pytest.mark.parametrize(("name", "source", "reason"), PREPARATIONS, ids=[name for name, _, _ in PREPARATIONS])
-def test_why_a_runtime_cannot_be_prepared(
+@pytest.mark.parametrize(("name", "source", "reason"), CONVERSIONS, ids=[name for name, _, _ in CONVERSIONS])
+def test_reason_of_a_failed_conversion(
     name: str, source: str, reason: str | None, make_runtime: MakeRuntime, setting: Setting
 ):
-    found = prepare(make_runtime(name, source), setting)
+    found = convert_for(make_runtime(name, source), setting)
     assert found is None if reason is None else found is not None and found.startswith(reason)
     assert (setting.folder / "made").exists() == (name == "fine")

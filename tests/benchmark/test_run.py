@@ -1,4 +1,4 @@
-"""`benchmark`: what is chosen and left out, its report, tables and plot, of runtimes written for the tests."""
+"""`benchmark` with stub runtimes: selection of runtimes, report, tables and plot."""
 
 import dataclasses
 import importlib.util
@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from w2v_compress import InputError
+from w2v_compress.benchmark import measurement, peers
+from w2v_compress.benchmark import plan as plans
 from w2v_compress.benchmark import report as benchmark_tables
 from w2v_compress.benchmark import run as module
-from w2v_compress.benchmark import turns
 from w2v_compress.benchmark.peers import OURS, PEERS, Runtime
-from w2v_compress.benchmark.run import Plan, benchmark, choose_runtimes, write_audio
+from w2v_compress.benchmark.plan import Plan, select_runtimes, write_audio
+from w2v_compress.benchmark.run import benchmark
 from w2v_compress.data.audio import read_audio
 from w2v_compress.extras import install_command
 from w2v_compress.model_file.storage import quantize_file, read_header
@@ -28,9 +30,9 @@ NETWORK = """
 import json
 from pathlib import Path
 
-def prepare(setting):
+def convert(setting):
     (setting.folder / ("NAME-" + setting.point)).touch()
-    PREPARE
+    CONVERT
 
 def load(setting):
     assert (setting.folder / ("NAME-" + setting.point)).exists()
@@ -44,31 +46,31 @@ SHORT: dict[str, Any] = {"seconds": (0.1, 0.2), "batch": (0.1, 0.3)}
 
 @pytest.fixture
 def runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """runtimes(name={...}) replaces a peer's or our module by one written here: `scale`, `run` and `prepare` lines."""
+    """runtimes(name={...}) replaces runtimes by stubs, with lines of code for `scale`, `run` and `convert` by name."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(turns, "PAUSE", 0)
+    monkeypatch.setattr(measurement, "PAUSE", 0)
 
     def replace(**changes: dict[str, str]) -> None:
         def stub(runtime: Runtime) -> Runtime:
             change = changes.get(runtime.name.replace("-", "_"), {})
             source = NETWORK.replace("NAME", runtime.name)
-            for word, default in (("SCALE", "1"), ("RUN", "pass"), ("PREPARE", "pass")):
+            for word, default in (("SCALE", "1"), ("RUN", "pass"), ("CONVERT", "pass")):
                 source = source.replace(word, change.get(word.lower(), default))
             name = f"stub_{runtime.name.replace('-', '_')}"
             (folder / f"{name}.py").write_text(f"import numpy as np\n{source}")
             return dataclasses.replace(runtime, module=name, packages=())
 
         ours = tuple(stub(runtime) for runtime in OURS if runtime.precision != "bf16")
-        peers = {
+        stubs = {
             name: stub(PEERS[name])
             for name in ("transformers-fp32", "onnxruntime-fp32", "openvino-fp32", "fairseq-fp32")
         }
-        monkeypatch.setattr(module, "OURS", ours)
-        monkeypatch.setattr(module, "EXACT", ours[0])
-        monkeypatch.setattr(module, "PEERS", peers)
+        monkeypatch.setattr(peers, "OURS", ours)
+        monkeypatch.setattr(peers, "EXACT", ours[0])
+        monkeypatch.setattr(peers, "PEERS", stubs)
 
     return replace
 
@@ -77,7 +79,7 @@ def names(group: dict[str, Any]) -> list[str]:
     return [row["runtime"] for row in group["runtimes"]]
 
 
-def test_each_point_has_its_runtimes_and_the_reference(runtimes: Callable[..., None], tiny_path: Path, tmp_path: Path):
+def test_each_point_has_its_runtimes_and_the_baseline(runtimes: Callable[..., None], tiny_path: Path, tmp_path: Path):
     runtimes(ours_int8={"scale": "1.5"})
     shares: list[float] = []
     points = (CompressionPoint(), CompressionPoint(2))
@@ -107,15 +109,13 @@ def test_each_point_has_its_runtimes_and_the_reference(runtimes: Callable[..., N
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_a_peer_that_fails_or_has_no_such_network_is_named_and_the_others_go_on(
-    runtimes: Callable[..., None], tiny_path: Path
-):
-    refuse = "from w2v_compress import InputError; raise InputError('no such network')"
-    runtimes(transformers_fp32={"prepare": refuse}, openvino_fp32={"run": "import os; os._exit(7)"})
-    said: list[str] = []
-    report = benchmark(Plan(**SHORT), model=tiny_path, say=said.append)
-    assert said == [
-        f"left out: transformers-fp32: {tiny_path} at 1,1,1: no such network",
+def test_a_peer_that_fails_is_reported_and_the_others_are_measured(runtimes: Callable[..., None], tiny_path: Path):
+    reject = "from w2v_compress import InputError; raise InputError('no such network')"
+    runtimes(transformers_fp32={"convert": reject}, openvino_fp32={"run": "import os; os._exit(7)"})
+    warnings: list[str] = []
+    report = benchmark(Plan(**SHORT), model=tiny_path, warn=warnings.append)
+    assert warnings == [
+        f"skipped transformers-fp32: {tiny_path} at 1,1,1: no such network",
         "openvino-fp32 at 1,1,1 failed: its process ended with status 7",
     ]
     assert [each["runtime"] for each in report["left_out"]] == ["transformers-fp32"]
@@ -130,8 +130,8 @@ def test_a_peer_that_fails_or_has_no_such_network_is_named_and_the_others_go_on(
     assert tables[0][2][3] == ["openvino-fp32", "-", "-", "-", "-", "-"]
 
 
-def test_audio_is_normalized_for_those_that_do_not_do_it(runtimes: Callable[..., None], tiny_path: Path):
-    """The tiny model wants it: the stub of transformers then gets zero mean and unit variance, and ours the noise."""
+def test_audio_is_normalized_for_runtimes_that_do_not(runtimes: Callable[..., None], tiny_path: Path):
+    """The tiny model requires normalization: transformers gets normalized audio, and our runtime the plain noise."""
     check = "assert {} == all(abs(waveform.std() - 1) < 0.1 for waveform in waveforms)"
     runtimes(ours_fp32={"run": check.format(False)}, transformers_fp32={"run": check.format(True)})
     report = benchmark(Plan(**SHORT), model=tiny_path, peers=["transformers-fp32"])
@@ -143,7 +143,7 @@ def test_times_against_another_architecture(
 ):
     runtimes()
     monkeypatch.setitem(ARCHITECTURES, "teacher", read_header(tiny_path).architecture)
-    monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(module, "in_new_process", lambda function, *arguments: function(*arguments))
     report = benchmark(Plan(**SHORT), model=tiny_path, against="teacher", peers=["transformers-fp32"])
     assert report["reference"] == {"runtime": "transformers-fp32", "network": "teacher", "point": "1,1,1"}
     (group,) = report["groups"]
@@ -160,7 +160,7 @@ def test_times_against_another_architecture(
 def test_random_weights_of_an_architecture(runtimes: Callable[..., None], tiny_path: Path, monkeypatch):
     runtimes()
     monkeypatch.setitem(ARCHITECTURES, "small", read_header(tiny_path).architecture)
-    monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(module, "in_new_process", lambda function, *arguments: function(*arguments))
     report = benchmark(Plan(**SHORT), architecture="small", peers=[])
     assert (report["network"]["title"], report["network"]["weights"]) == ("small", "random")
     assert report["network"]["architecture"]["encoder_layers"] == 2
@@ -168,52 +168,52 @@ def test_random_weights_of_an_architecture(runtimes: Callable[..., None], tiny_p
         benchmark(Plan(**SHORT), architecture="huge", peers=[])
 
 
-def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+def test_peers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name in ("openvino", "torchao") else found(name)
     )
-    chosen, left_out = choose_runtimes(["all"])
-    assert {each.runtime for each in left_out} >= {"openvino-fp32", "openvino-bf16", "torchao-int8"}
-    assert {each.runtime for each in left_out}.isdisjoint(runtime.name for runtime in chosen)
+    selected, skipped = select_runtimes(["all"])
+    assert {each.runtime for each in skipped} >= {"openvino-fp32", "openvino-bf16", "torchao-int8"}
+    assert {each.runtime for each in skipped}.isdisjoint(runtime.name for runtime in selected)
     reason = f"needs torchao, which is not installed: {install_command('peers')}"
-    assert reason in [each.reason for each in left_out]
+    assert reason in [each.reason for each in skipped]
     with pytest.raises(InputError, match=re.escape(f"--peers: torchao-int8 {reason}")):
-        choose_runtimes(["fairseq-fp32", "torchao-int8"])
+        select_runtimes(["fairseq-fp32", "torchao-int8"])
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_bf16_where_there_are_units_for_it(units: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "half_precision", lambda _device: torch.bfloat16 if units else torch.float32)
-    chosen, left_out = choose_runtimes(["transformers-bf16", "fairseq-fp32"])
-    ours, peers = ["ours-fp32", "ours-int8", "fairseq-fp32"], ["ours-bf16", "transformers-bf16"]
-    assert sorted(runtime.name for runtime in chosen) == sorted(ours + peers * units)
-    assert [each.runtime for each in left_out] == peers * (not units)
+def test_bf16_needs_bf16_units(units: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plans, "half_precision", lambda _device: torch.bfloat16 if units else torch.float32)
+    selected, skipped = select_runtimes(["transformers-bf16", "fairseq-fp32"])
+    ours, others = ["ours-fp32", "ours-int8", "fairseq-fp32"], ["ours-bf16", "transformers-bf16"]
+    assert sorted(runtime.name for runtime in selected) == sorted(ours + others * units)
+    assert [each.runtime for each in skipped] == others * (not units)
 
 
-def test_wrong_arguments(tiny_path: Path, tmp_path: Path):
+def test_invalid_arguments(tiny_path: Path, tmp_path: Path):
     with pytest.raises(InputError, match="'onnx' is not known; it must be all, or some of transformers-fp32, "):
-        choose_runtimes(["onnx"])
+        select_runtimes(["onnx"])
     for values, message in (
         ({"repeats": 8}, "`repeats` is 8; it must be at least 9"),
         ({"threads": 0}, "`threads` is 0; it must be at least 1"),
         ({"seconds": (2.0, 0.0)}, r"`seconds` is \[2.0, 0.0\]; it must list lengths from 0.1 to 3600"),
         ({"batch": (float("nan"),)}, "`batch` is"),
-        ({"seconds": (), "batch": ()}, "one or more where there is no batch"),
+        ({"seconds": (), "batch": ()}, "`seconds` and `batch` must not both be empty"),
         ({"points": (CompressionPoint(), CompressionPoint())}, "`points` must list each point once"),
     ):
         with pytest.raises(InputError, match=message):
             Plan(**values)
-    with pytest.raises(InputError, match="and not both"):
+    with pytest.raises(InputError, match="give either `model` or `architecture`"):
         benchmark(Plan())
     quantize_file(tiny_path, tmp_path / "int8.safetensors")
     with pytest.raises(InputError, match=r"int8.safetensors: is quantized; give the floating-point model"):
         benchmark(Plan(), model=tmp_path / "int8.safetensors", peers=[])
-    with pytest.raises(InputError, match="`query_pool` has 3 factors, and the network 2 layers"):
+    with pytest.raises(InputError, match="`query_pool` has 3 factors, but the network has 2 layers"):
         benchmark(Plan(points=(CompressionPoint(1, (1, 2, 1)),)), model=tiny_path, peers=[])
 
 
-def test_audio_is_noise_of_the_seed_or_a_recording_over_and_over(tmp_path: Path, wav: Callable[..., Path]):
+def test_audio_is_seeded_noise_or_a_repeated_recording(tmp_path: Path, wav: Callable[..., Path]):
     def read(seed: int = 0, recording: Path | None = None) -> list[np.ndarray]:
         audio = write_audio(tmp_path, Plan(**SHORT, seed=seed), recording)
         assert list(audio.plain) == ["0.1 s", "0.2 s", "batch of 2"]
@@ -237,7 +237,7 @@ def test_the_command(run, runtimes: Callable[..., None], tiny_path: Path, tmp_pa
     status, out, err = run("benchmark", tiny_path, *options, *files)
     assert status == 1
     assert err == "w2v-compress: fairseq-fp32 at 1,1,1 failed: ValueError: out of luck\n"
-    assert "medians of 9 runs in turns" in out
+    assert "medians of 9 interleaved runs" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert names(report["groups"][0]) == ["ours-fp32", "ours-int8", "transformers-fp32", "fairseq-fp32"]
     assert {"w2v-compress", "numpy"} <= report["versions"].keys()
@@ -257,10 +257,10 @@ def test_the_command(run, runtimes: Callable[..., None], tiny_path: Path, tmp_pa
     assert "has no `reference`; it must be what `benchmark --json` wrote" in err
 
 
-def test_wrong_use_of_the_command(run, tiny_path: Path):
+def test_invalid_options_of_the_command(run, tiny_path: Path):
     for arguments, status, message in (
-        (["benchmark"], 2, "give MODEL or --architecture, and not both"),
-        (["benchmark", tiny_path, "--seconds", "2;10"], 2, "must be seconds, joined by commas"),
+        (["benchmark"], 2, "give either MODEL or --architecture"),
+        (["benchmark", tiny_path, "--seconds", "2;10"], 2, "must be seconds, separated by commas"),
         (["benchmark", tiny_path, "--peers", "faster"], 1, "--peers: 'faster' is not known"),
         (["benchmark", tiny_path, "--points", "1,1"], 1, "compression point '1,1' cannot be read"),
         (["benchmark", tiny_path.parent / "none.safetensors"], 1, "no such file"),

@@ -1,4 +1,4 @@
-"""Multiply-accumulates against what torch counts while the network runs, and what the issue asks of them."""
+"""Multiply-accumulate counts against those of torch's counter, and the savings that the documentation derives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ TEN_SECONDS = 160_000
 
 
 def torch_counts(architecture: Architecture, samples: int, point: CompressionPoint) -> dict[str, float]:
-    """Multiply-accumulates by module, as torch counts them on tensors without memory."""
+    """Multiply-accumulates of each module, counted by torch on the meta device."""
     with torch.device("meta"):
         model = AcousticModel(architecture).eval()
         audio = torch.empty(1, samples)
@@ -65,7 +65,7 @@ def test_full_networks(name: str, point: str) -> None:
 
 
 def share(point: str) -> float:
-    """Of base's encoder at (1, 1, 1) on 10 s."""
+    """Encoder compute of base at `point`, relative to (1, 1, 1), on 10 s."""
     base = named_architecture("base")
     counts = (count_compute(base, TEN_SECONDS, each).encoder for each in (CompressionPoint.parse(point), UNCOMPRESSED))
     return next(counts) / next(counts)
@@ -78,13 +78,13 @@ def test_compute_falls_as_the_documentation_derives() -> None:
     assert share("4,1,1") == pytest.approx(0.233, abs=5e-4)
 
 
-def test_every_factor_saves() -> None:
+def test_every_factor_reduces_compute() -> None:
     shares = [share(point) for point in ("1,1,1", "1,2,1", "1,2,2", "1,4,4", "2,1,1", "2,2,2", "3,1,1", "4,1,1")]
     assert shares == sorted(set(shares), reverse=True)
 
 
-def test_what_has_no_frames_or_no_such_layers() -> None:
+def test_audio_too_short_and_points_of_other_depths_are_rejected() -> None:
     with pytest.raises(InputError, match="`samples` is 399; it must be at least 400"):
         count_compute(named_architecture("base"), 399, UNCOMPRESSED)
-    with pytest.raises(InputError, match="has 2 factors, and the network 12 layers"):
+    with pytest.raises(InputError, match="has 2 factors, but the network has 12 layers"):
         count_compute(named_architecture("base"), 400, CompressionPoint(1, (1, 2), 1))

@@ -16,7 +16,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 
 @pytest.fixture
 def utterances(wav: Callable[..., Path], tiny_path: Path) -> list[Utterance]:
-    """Texts that the tiny model gets right, but for one word too many in the last."""
+    """Utterances with the tiny model's own transcripts, and one extra word in the last."""
     paths = [wav(f"{number}.wav", 1.0 + number / 4, seed=number) for number in range(4)]
     texts = Recognizer.load(tiny_path).transcribe(paths)
     assert all(texts)
@@ -52,7 +52,7 @@ def test_report(tiny_path: Path, utterances: list[Utterance]) -> None:
     assert compare(report.word_counts, report.word_counts).value == 0
 
 
-def test_a_test_set_must_be_whole(tiny_path: Path, utterances: list[Utterance], tmp_path: Path) -> None:
+def test_an_unreadable_utterance_is_an_error(tiny_path: Path, utterances: list[Utterance], tmp_path: Path) -> None:
     utterances[2] = dataclasses.replace(utterances[2], path=tmp_path / "absent.wav")
     with pytest.raises(InputError, match=r"absent\.wav"):
         evaluate(Recognizer.load(tiny_path), utterances)
@@ -66,7 +66,7 @@ def test_latencies_are_medians_taken_in_turns() -> None:
     def run(name: str, seconds: float) -> Callable[[], None]:
         def call() -> None:
             calls.append(name)
-            time.sleep(0.1 if len(calls) in (3, 4) else seconds)  # one slow round, which a median forgets
+            time.sleep(0.1 if len(calls) in (3, 4) else seconds)  # one slow round, which does not change the median
 
         return call
 

@@ -1,4 +1,4 @@
-"""The sweep: what it reports of each point, and the front."""
+"""Sweeps: the report of each point, and the Pareto front."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def recognizer(tiny_model: Callable[..., ModelFile]) -> Recognizer:
 
 @pytest.fixture
 def utterances(wav: Callable[..., Path], recognizer: Recognizer) -> list[Utterance]:
-    """Texts that the tiny model gets right at (1, 1, 1); the last one is longer than a window."""
+    """Utterances with the transcripts of the tiny model at (1, 1, 1); the last one is longer than a window."""
     lengths = (0.5, 1.0, 0.7, 9.0)
     paths = [wav(f"{number}.wav", seconds, seed=number) for number, seconds in enumerate(lengths)]
     texts = recognizer.transcribe(paths, point="1,1,1")
@@ -80,12 +80,12 @@ def test_reports_every_point_of_the_space(
     assert [line[0] for line in lines] == ["2,1,1", "1,1,1", "2,1:2,2"]
     assert lines[1][2] == "-"
     assert [line[2] for line in cost_table(report)[1]] == ["3.00x", "1.00x", "2.00x"]
-    assert "11 runs in turns" in notes(report)[1]
+    assert "median of 11 interleaved runs" in notes(report)[1]
     plot(report, tmp_path / "plot.png", "tiny")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_times_are_of_audio_drawn_by_the_seed(recognizer: Recognizer, utterances: list[Utterance]) -> None:
+def test_timed_audio_depends_on_the_seed(recognizer: Recognizer, utterances: list[Utterance]) -> None:
     reports = [
         sweep(recognizer, utterances[:3], [CompressionPoint(1)], timed_seconds=seconds, seed=seed)
         for seconds, seed in ((0.1, 0), (0.1, 0), (60.0, 1))
@@ -95,12 +95,12 @@ def test_times_are_of_audio_drawn_by_the_seed(recognizer: Recognizer, utterances
     assert all(row.real_time_factor > 0 for report in reports for row in report.points)
 
 
-def test_what_cannot_be_measured(recognizer: Recognizer, utterances: list[Utterance], tmp_path: Path) -> None:
+def test_invalid_arguments(recognizer: Recognizer, utterances: list[Utterance], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`repeats` is 8; it must be at least 9"):
         sweep(recognizer, utterances, repeats=8)
     with pytest.raises(InputError, match="each point once"):
         sweep(recognizer, utterances, [CompressionPoint(1), CompressionPoint(1)])
-    with pytest.raises(InputError, match="and the network 2 layers"):
+    with pytest.raises(InputError, match="but the network has 2 layers"):
         sweep(recognizer, utterances, [CompressionPoint(1, (1, 2, 1))])
     with pytest.raises(InputError, match="no utterances"):
         sweep(recognizer, [])
@@ -108,6 +108,6 @@ def test_what_cannot_be_measured(recognizer: Recognizer, utterances: list[Uttera
         sweep(recognizer, [dataclasses.replace(utterances[0], path=tmp_path / "absent.wav")])
 
 
-def test_the_front_holds_what_nothing_beats() -> None:
+def test_pareto_front() -> None:
     costs = [(1.0, 5.0), (2.0, 4.0), (2.0, 5.0), (3.0, 4.0), (4.0, 1.0), (4.0, 1.0), (0.5, 9.0)]
     assert pareto_front(costs) == [True, True, False, False, True, True, True]

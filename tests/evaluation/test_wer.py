@@ -1,4 +1,4 @@
-"""Error rates against hand counts, and intervals against what the binomial law says."""
+"""Error rates against counts by hand, and intervals against the binomial distribution."""
 
 import editdistance
 import numpy as np
@@ -54,7 +54,7 @@ def test_one_utterance_has_no_interval() -> None:
     assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
 
 
-def test_interval_agrees_with_the_binomial_law() -> None:
+def test_interval_agrees_with_the_binomial_distribution() -> None:
     """One-word utterances, a quarter of them wrong: the standard error is sqrt(p (1 - p) / n)."""
     counts = ErrorCounts(np.arange(1000) % 4 == 0, np.ones(1000, dtype=np.int64))
     interval = error_rate(counts)
@@ -69,7 +69,7 @@ def test_interval_is_a_function_of_the_seed() -> None:
     assert error_rate(counts, seed=1) == error_rate(counts, seed=1) != error_rate(counts, seed=2)
 
 
-def test_large_sets_are_resampled_in_blocks_with_the_same_law() -> None:
+def test_large_sets_are_resampled_in_blocks() -> None:
     errors = np.random.default_rng(0).integers(0, 3, 10_000)
     counts = ErrorCounts(errors, np.full(10_000, 10))
     interval = error_rate(counts, resamples=1000)
@@ -77,10 +77,10 @@ def test_large_sets_are_resampled_in_blocks_with_the_same_law() -> None:
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
-    hard = np.random.default_rng(0).integers(0, 80, 200)
+def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
+    errors = np.random.default_rng(0).integers(0, 80, 200)
     lengths = np.full(200, 100)
-    first, second = ErrorCounts(hard + 1, lengths), ErrorCounts(hard, lengths)
+    first, second = ErrorCounts(errors + 1, lengths), ErrorCounts(errors, lengths)
     difference = compare(first, second)
     assert difference.value == pytest.approx(-0.01)
     assert difference.low == pytest.approx(-0.01)
@@ -90,7 +90,7 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_refuses_what_has_no_rate() -> None:
+def test_invalid_texts_are_rejected() -> None:
     with pytest.raises(InputError, match="at least one word"):
         word_errors(["", " "], ["a", "b"])
     with pytest.raises(InputError, match="same utterances"):
@@ -99,7 +99,7 @@ def test_refuses_what_has_no_rate() -> None:
         word_errors(["a", "b"], ["a"])
 
 
-def test_resampled_sets_without_words_are_left_out() -> None:
+def test_interval_is_finite_when_most_references_are_empty() -> None:
     interval = error_rate(word_errors(["a b", "", ""], ["a c", "", ""]))
     assert interval.value == 0.5
     assert np.isfinite([interval.low, interval.high]).all()

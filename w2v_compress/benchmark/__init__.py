@@ -1,1 +1,1 @@
-"""Our runtime timed against others, each in a process of its own."""
+"""Benchmark of our runtime against other runtimes, each in its own process."""

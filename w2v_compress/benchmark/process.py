@@ -1,4 +1,4 @@
-"""The processes of runtimes, as the one that compares them sees them."""
+"""Starts the processes of runtimes and exchanges requests and responses with them."""
 
 import contextlib
 import importlib
@@ -16,37 +16,43 @@ from typing import Any, TypeVar, cast
 
 from ..errors import InputError
 from ..openmp import environment_of_peers
-from .peers import OURS, PeerModule, Runtime, Setting
+from . import peers
+from .peers import PeerModule, Runtime, Setting
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-SECONDS_TO_END = 10.0
+SHUTDOWN_SECONDS = 10.0
 T = TypeVar("T")
 
 
 class WorkerError(Exception):
-    """A runtime failed. The message says why, in one line, and names no runtime."""
+    """A runtime failed. The message is one line with the reason and does not name the runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a worker says after a run, see `peers.worker.answer`."""
+class Response:
+    """Response of a worker to one request."""
 
     seconds: float
+    """Duration of the run."""
     peak_bytes: int
+    """Peak memory of the process since its start."""
     idle_seconds: float
+    """Total time that the process has waited for requests."""
     idle_processor_seconds: float
+    """Processor time that its threads used while it waited."""
 
 
 class Worker:
-    """One runtime in its process, from when this is made to `close`."""
+    """The process of one runtime."""
 
     def __init__(self, runtime: Runtime, setting: Setting) -> None:
+        """Start the process; it loads the network while the caller continues."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setting).items()}
-        # -P: nothing is imported from the folder that the command happens to be given in.
+        # -P: import nothing from the current folder.
         command = [sys.executable, "-P", "-m", f"{__package__}.worker", runtime.module, json.dumps(values)]
         self.runtime = runtime
         self.log = setting.folder / f"{runtime.name}.log"
-        """What it prints on its standard error."""
+        """File with the standard error and standard output of the process."""
         self.started = time.perf_counter()
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -58,40 +64,40 @@ class Worker:
                 env=_environment(runtime) | dict.fromkeys(THREAD_VARIABLES, str(setting.threads)),
             )
 
-    def run(self, audio: Sequence[Path], out: Path | None = None) -> Answer:
-        """Run the waveforms in these files as one batch, and write what they give to `out`; waits for the answer.
+    def run(self, audio: Sequence[Path], out: Path | None = None) -> Response:
+        """Run the waveforms in the files `audio` as one batch, write the logits to `out`, and return the response.
 
-        Raises `WorkerError` when the process fails or is gone.
+        Raises `WorkerError` when the run fails or the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"audio": [str(path) for path in audio], "out": None if out is None else str(out)}
-        with contextlib.suppress(BrokenPipeError):  # what it said before it ended is still there to be read
+        with contextlib.suppress(BrokenPipeError):  # an ended process may have left an error response
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerError(self._end())
+            raise WorkerError(self._exit_reason())
         values: dict[str, Any] = json.loads(line)
         if "error" in values:
             raise WorkerError(values["error"])
-        return Answer(**values)
+        return Response(**values)
 
     def close(self) -> None:
-        """End the process, by force where it does not end with its input."""
+        """Close the standard input of the process, and kill the process if it does not exit then."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it is gone, with a request that it never read
+        with contextlib.suppress(BrokenPipeError):  # the process ended before it read a request
             self._process.stdin.close()
         try:
-            self._process.wait(SECONDS_TO_END)
+            self._process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
 
-    def _end(self) -> str:
-        """How the process ended, and the last that it printed."""
+    def _exit_reason(self) -> str:
+        """Return the exit status or signal of the process, and the last line that it printed."""
         status = self._process.wait()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         printed = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -100,28 +106,30 @@ class Worker:
 
 
 def _environment(runtime: Runtime) -> dict[str, str]:
-    return dict(os.environ) if runtime in OURS else environment_of_peers()
+    """Return the environment of the process; only our runtime gets the OpenMP spin count that this package sets."""
+    return dict(os.environ) if runtime in peers.OURS else environment_of_peers()
 
 
-def prepare(runtime: Runtime, setting: Setting) -> str | None:
-    """`PeerModule.prepare` of the runtime; gives why it cannot be, or None."""
+def convert_for(runtime: Runtime, setting: Setting) -> str | None:
+    """Convert the model for `runtime` in a new process; returns None, or the reason why this failed."""
     try:
-        in_own_process(_prepare, runtime.module, setting)
+        in_new_process(_convert, runtime.module, setting)
     except InputError as error:
         return str(error)
-    except Exception as error:  # of another library, or the process was killed: the other runtimes go on
+    except Exception as error:  # any error of the library, or a killed process, excludes only this runtime
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None
 
 
-def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
-    """What `function` gives, or raises, in a process that takes the memory that this needs with it."""
+def in_new_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call `function` in a new process, which frees its memory at the end; returns or raises what the call does."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _prepare(module: str, setting: Setting) -> None:
-    with (setting.folder / "prepare.log").open("a", encoding="utf-8") as log:
-        for stream in (sys.stdout, sys.stderr):  # what exporters say is of no use where this is called
+def _convert(module: str, setting: Setting) -> None:
+    """Call `convert` of a `PeerModule`, with everything that it prints written to a log file."""
+    with (setting.folder / "convert.log").open("a", encoding="utf-8") as log:
+        for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    cast(PeerModule, importlib.import_module(module)).prepare(setting)
+    cast(PeerModule, importlib.import_module(module)).convert(setting)

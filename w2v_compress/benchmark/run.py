@@ -1,18 +1,16 @@
-"""Our runtime against others: one network, the same audio and threads, a process each, in turns; docs/benchmark.md."""
+"""Benchmark of runtimes: the same network, audio and threads, separate processes, interleaved; docs/benchmark.md."""
 
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..data.audio import SAMPLE_RATE, AudioArray, read_audio
-from ..data.normalization import normalize
 from ..errors import InputError
 from ..evaluation.machine import describe_machine
 from ..interop.fairseq_checkpoint import export_random
@@ -21,99 +19,15 @@ from ..model_file.storage import describe_model, read_header
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 from ..nn.device import half_precision, has_int8_units
-from ..nn.meta import without_memory
+from ..nn.meta import on_meta_device
 from ..progress import Progress, no_progress
-from .peers import OURS, PEERS, REFERENCE, Runtime, Setting
-from .process import in_own_process, prepare
-from .turns import Competitor, RuntimeReport, run_in_turns
+from . import peers as registry
+from .measurement import RuntimeMeasurement, RuntimeReport, run_interleaved
+from .peers import Runtime, Setting
+from .plan import AudioFiles, Plan, Skipped, select_runtimes, write_audio
+from .process import convert_for, in_new_process
 
-FEWEST_REPEATS = 9
-SECONDS = (2.0, 10.0, 30.0)
-BATCH = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-EXACT = OURS[0]
-"""What outputs are compared with: our fp32, each utterance alone. Tests hold it to stock fairseq."""
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be run, and how often. Raises `InputError` that names what is wrong."""
-
-    points: tuple[CompressionPoint, ...] = ()
-    """Where to run; by default at the model's own point."""
-    seconds: tuple[float, ...] = SECONDS
-    """Lengths of audio to run alone."""
-    batch: tuple[float, ...] = BATCH
-    """Lengths of audio to run as one batch."""
-    repeats: int = FEWEST_REPEATS
-    threads: int = 1
-    seed: int = 0
-    """Of random weights and of noise."""
-
-    def __post_init__(self) -> None:
-        if self.repeats < FEWEST_REPEATS:
-            raise InputError(f"`repeats` is {self.repeats}; it must be at least {FEWEST_REPEATS}")
-        if self.threads < 1:
-            raise InputError(f"`threads` is {self.threads}; it must be at least 1")
-        for name in ("seconds", "batch"):
-            if any(not 0.1 <= length <= 3600 for length in getattr(self, name)):
-                raise InputError(f"`{name}` is {list(getattr(self, name))}; it must list lengths from 0.1 to 3600")
-        if len(set(self.seconds)) != len(self.seconds) or not (self.seconds or self.batch):
-            raise InputError("`seconds` must list each length once, and one or more where there is no batch")
-        if len(set(self.points)) != len(self.points):
-            raise InputError("`points` must list each point once")
-
-    @property
-    def cases(self) -> dict[str, tuple[float, ...]]:
-        """The lengths of what is run at once, by name, in the order in which they are run."""
-        cases = {f"{length:g} s": (length,) for length in self.seconds}
-        return cases | ({f"batch of {len(self.batch)}": self.batch} if self.batch else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A runtime that is not measured."""
-
-    runtime: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Network:
-    """A model that takes part, and where its runtimes find what is made of it."""
-
-    title: str
-    path: Path
-    header: Header
-    folder: Path
-
-    @classmethod
-    def of(cls, folder: Path, model: Path | None, architecture: str | None, seed: int) -> "Network":
-        """The model file, or else one of that architecture with random weights; `folder` is made."""
-        folder.mkdir()
-        path = model
-        if path is None:
-            path = folder / "model.safetensors"
-            in_own_process(export_random, architecture, path, seed)
-        header = read_header(path)
-        if header.quantization is not None:
-            raise InputError(f"{path}: is quantized; give the floating-point model that it was made from")
-        return cls(title=architecture or str(model), path=path.resolve(), header=header, folder=folder)
-
-    def check_points(self, points: Iterable[CompressionPoint]) -> None:
-        """Raises `InputError` when the network lacks one of them."""
-        with without_memory():
-            encoder = AcousticModel(self.header.architecture).w2v_model.encoder
-        for point in points:
-            encoder.pools_at(point)
-
-
-@dataclass(frozen=True)
-class Audio:
-    """Files of the waveforms of each case, as they are and as models with `normalize` want them."""
-
-    plain: dict[str, list[Path]]
-    normalized: dict[str, list[Path]]
+Warn = Callable[[str], None]
 
 
 def benchmark(
@@ -125,204 +39,208 @@ def benchmark(
     peers: Sequence[str] = ("all",),
     recording: Path | None = None,
     progress: Progress = no_progress,
-    say: Say = lambda _line: None,
+    warn: Warn = lambda _line: None,
 ) -> dict[str, Any]:
-    """Times, memory, start-up and output errors of our runtime and of others, JSON-able.
+    """Measure time, memory, start-up time and output errors of our runtime and of peers; returns a report for JSON.
 
-    model: a floating-point model file; or architecture: the name of one, with random weights. against: the
-    architecture (random weights) whose transformers fp32 times are compared with, in place of the model's own.
-    recording: audio to run, repeated as often as it takes; else it is noise. progress: counts points, in
-    fractions.
-    say: told, in a line each, what is left out or fails. Raises `InputError` when an argument is wrong.
+    At each point of the plan, the runtimes and the baseline run interleaved, see `measurement.run_interleaved`. Peers
+    that do not support compression run only at (1, 1, 1).
 
-    At each point of the plan its runtimes and the reference of the times run in turns, see `turns.run_in_turns`. Peers
-    that know no compression points run at (1, 1, 1) alone.
+    Args:
+        plan: The points, audio, repeats and threads.
+        model: A floating-point model file.
+        architecture: In place of `model`: the name of an architecture, which gets random weights.
+        against: Name of the architecture (random weights) of the baseline; by default it is the measured network.
+        peers: Names of the peers, or `["all"]`.
+        recording: Audio to cut the utterances from, repeated as needed; by default noise.
+        progress: Counts points, in fractions.
+        warn: Called with a line of text for each runtime that is skipped or fails.
+
+    Raises `InputError` when an argument is invalid.
     """
     if (model is None) == (architecture is None):
-        raise InputError("give a model file or the name of an architecture, and not both")
-    runtimes, left_out = choose_runtimes(peers)
-    if against is not None and PEERS[REFERENCE] not in runtimes:
-        raise InputError(f"--against: times are compared with {REFERENCE}, which must be one of the peers")
+        raise InputError("give either `model` or `architecture`")
+    runtimes, skipped = select_runtimes(peers)
+    if against is not None and registry.PEERS[registry.BASELINE] not in runtimes:
+        raise InputError(f"--against: the baseline is {registry.BASELINE}, which must be one of the peers")
     with tempfile.TemporaryDirectory(prefix="w2v-compress-") as name:
         folder = Path(name)
-        own = Network.of(folder / "own", model, architecture, plan.seed)
-        other = own if against is None else Network.of(folder / "against", None, against, plan.seed)
+        own = Network.create(folder / "own", model, architecture, plan.seed)
+        other = own if against is None else Network.create(folder / "against", None, against, plan.seed)
         points = plan.points or (own.header.point,)
         own.check_points(points)
-        audio = write_audio(folder, plan, recording)
-        contest = Contest(plan, folder, own, other, audio, runtimes, say)
-        for each in left_out:
-            contest.leave_out(each)
-        contest.choose_reference(points[0])
+        runner = BenchmarkRunner(plan, folder, own, write_audio(folder, plan, recording), runtimes, warn)
+        for each in skipped:
+            runner.skip(each)
+        baseline = runner.choose_baseline(other, points[0])
         groups = []
         for done, point in enumerate(points):
-            reports = contest.run(point, lambda share, done=done: progress(done + share, len(points)))  # type: ignore[misc]
+            reports = runner.measure_point(point, baseline, partial(_report_share, progress, done, len(points)))
             groups.append({"point": str(point), "runtimes": [asdict(report) for report in reports]})
         description = describe_model(own.path)
     return {
         "network": {"title": own.title, "weights": "random" if model is None else str(model)}
         | {name: description[name] for name in ("architecture", "normalize", "parameters", "bytes")},
-        "reference": contest.reference.describe(),
-        "exact": EXACT.name,
+        "reference": baseline.describe(),
+        "exact": registry.EXACT.name,
         "points": [str(point) for point in points],
         **{name: list(getattr(plan, name)) for name in ("seconds", "batch")},
         **{name: getattr(plan, name) for name in ("repeats", "threads", "seed")},
         "audio": "noise" if recording is None else str(recording),
         "machine": _machine(plan),
         "versions": _versions(runtimes),
-        "left_out": [asdict(each) for each in contest.left_out],
+        "left_out": [asdict(each) for each in runner.skipped],
         "groups": groups,
     }
 
 
-def choose_runtimes(names: Sequence[str]) -> tuple[list[Runtime], list[LeftOut]]:
-    """Ours and the peers called so, and what this machine cannot run; `["all"]` takes every peer that is installed.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A model file to measure, and the folder for the files that are converted from it."""
 
-    Raises `InputError` for a name that is not known, or of a peer whose package is missing.
-    """
-    everything = list(names) == ["all"]
-    for name in [] if everything else names:
-        if name not in PEERS:
-            raise InputError(f"--peers: {name!r} is not known; it must be all, or some of {', '.join(PEERS)}")
-    chosen, left_out = [], []
-    for runtime in (*OURS, *(PEERS.values() if everything else (PEERS[name] for name in dict.fromkeys(names)))):
-        reason = runtime.missing_package()
-        if reason and not everything:
-            raise InputError(f"--peers: {runtime.name} {reason}")
-        if reason is None and runtime.precision == "bf16" and half_precision(torch.device("cpu")) != torch.bfloat16:
-            reason = "this processor has no units for bf16"
-        if reason is None:
-            chosen.append(runtime)
-        else:
-            left_out.append(LeftOut(runtime=runtime.name, reason=reason))
-    return chosen, left_out
+    title: str
+    path: Path
+    header: Header
+    folder: Path
 
+    @classmethod
+    def create(cls, folder: Path, model: Path | None, architecture: str | None, seed: int) -> "Network":
+        """Return the network of a model file, or of an architecture with random weights; creates `folder`."""
+        folder.mkdir()
+        path = model
+        if path is None:
+            path = folder / "model.safetensors"
+            in_new_process(export_random, architecture, path, seed)
+        header = read_header(path)
+        if header.quantization is not None:
+            raise InputError(f"{path}: is quantized; give the floating-point model that it was made from")
+        return cls(title=architecture or str(model), path=path.resolve(), header=header, folder=folder)
 
-def write_audio(folder: Path, plan: Plan, recording: Path | None) -> Audio:
-    """The waveforms of each case: pieces of the recording, one after the other, or noise, loud and quiet by turns."""
-    lengths = [round(seconds * SAMPLE_RATE) for case in plan.cases.values() for seconds in case]
-    if recording is None:
-        whole = np.random.default_rng(plan.seed).normal(scale=0.1, size=sum(lengths))
-        whole *= np.abs(np.sin(np.arange(len(whole)) / 4000))
-    else:
-        whole = np.resize(read_audio(recording, allow_silence=False), sum(lengths))
-    pieces = iter(np.split(whole.astype(np.float32), np.cumsum(lengths)[:-1]))
-    numbers = count()
-
-    def write(piece: AudioArray, kind: str) -> Path:
-        path = folder / f"{kind}-{next(numbers)}.npy"
-        np.save(path, piece)
-        return path
-
-    audio = Audio({}, {})
-    for name, case in plan.cases.items():
-        waveforms = [next(pieces) for _ in case]
-        audio.plain[name] = [write(waveform, "plain") for waveform in waveforms]
-        audio.normalized[name] = [write(normalize(waveform), "normalized") for waveform in waveforms]
-    return audio
+    def check_points(self, points: Iterable[CompressionPoint]) -> None:
+        """Raise `InputError` when the network does not support one of `points`."""
+        with on_meta_device():
+            encoder = AcousticModel(self.header.architecture).w2v_model.encoder
+        for point in points:
+            encoder.pools_per_layer(point)
 
 
 @dataclass(frozen=True)
-class Seat:
-    """A runtime of a network at a point."""
+class Combination:
+    """A runtime with the network and the compression point that it runs."""
 
     runtime: Runtime
     network: Network
     point: CompressionPoint
 
     def describe(self) -> dict[str, str]:
-        """For JSON."""
+        """Return the names of the fields for JSON."""
         return {"runtime": self.runtime.name, "network": self.network.title, "point": str(self.point)}
 
 
-class Contest:
-    """A benchmark as it runs."""
+class BenchmarkRunner:
+    """Converts the model for every runtime and measures them point by point."""
 
     def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        own: Network,
-        other: Network,
-        audio: Audio,
-        runtimes: Sequence[Runtime],
-        say: Say,
+        self, plan: Plan, folder: Path, network: Network, audio: AudioFiles, runtimes: Sequence[Runtime], warn: Warn
     ) -> None:
-        self.plan, self.folder, self.own, self.audio, self.say = plan, folder, own, audio, say
+        self.plan, self.folder, self.network, self.audio, self.warn = plan, folder, network, audio, warn
         self.runtimes = list(runtimes)
-        self.left_out: list[LeftOut] = []
-        self.reference = Seat(PEERS[REFERENCE], other, UNCOMPRESSED)
-        """Of the times."""
+        self.skipped: list[Skipped] = []
 
-    def leave_out(self, each: LeftOut) -> None:
-        """Note and say it."""
-        self.left_out.append(each)
-        self.say(f"left out: {each.runtime}: {each.reason}")
+    def skip(self, skipped: Skipped) -> None:
+        """Record a runtime that is not measured, and warn about it."""
+        self.skipped.append(skipped)
+        self.warn(f"skipped {skipped.runtime}: {skipped.reason}")
 
-    def choose_reference(self, point: CompressionPoint) -> None:
-        """Where transformers fp32 does not take part, or has no such network, times are compared with our fp32 at
-        `point`.
+    def choose_baseline(self, network: Network, point: CompressionPoint) -> Combination:
+        """Return the combination that speed-ups are relative to.
+
+        This is transformers in fp32 with `network` if it is one of the runtimes and supports the network, else our fp32
+        runtime at `point`. Raises `InputError` when it does not support a `network` other than the measured one.
         """
-        if self.reference.runtime not in self.runtimes:
-            self.reference = Seat(EXACT, self.own, point)
-        elif not self._prepared(self.reference, self.reference.network.folder):
-            if self.reference.network is not self.own:
-                raise InputError(f"--against: {REFERENCE} cannot run {self.reference.network.title}")
-            self.runtimes.remove(self.reference.runtime)
-            self.reference = Seat(EXACT, self.own, point)
+        baseline = Combination(registry.PEERS[registry.BASELINE], network, UNCOMPRESSED)
+        if baseline.runtime in self.runtimes:
+            if self._convert(baseline, network.folder):
+                return baseline
+            if network is not self.network:
+                raise InputError(f"--against: {registry.BASELINE} cannot run {network.title}")
+            self.runtimes.remove(baseline.runtime)
+        return Combination(registry.EXACT, self.network, point)
 
-    def run(self, point: CompressionPoint, progress: Callable[[float], object]) -> list[RuntimeReport]:
-        """Measure the runtimes that there are at `point`, and the reference of the times, side by side."""
-        seats = [
-            Seat(runtime, self.own, point) for runtime in self.runtimes if runtime.every_point or point == UNCOMPRESSED
+    def measure_point(
+        self, point: CompressionPoint, baseline: Combination, progress: Callable[[float], object]
+    ) -> list[RuntimeReport]:
+        """Measure the baseline and all runtimes that support `point`; `progress` gets the completed fraction."""
+        combinations = [
+            Combination(runtime, self.network, point)
+            for runtime in self.runtimes
+            if runtime.every_point or point == UNCOMPRESSED
         ]
-        if self.reference not in seats:
-            seats.insert(0, self.reference)
+        if baseline not in combinations:
+            combinations.insert(0, baseline)
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
-            seats = [seat for seat in seats if self._prepared(seat, Path(name))]
+            folder = Path(name)
+            combinations = [each for each in combinations if self._convert(each, folder)]
             utterances = sum(map(len, self.plan.cases.values()))
-            runs = len(seats) * (1 + len(self.plan.cases) * (1 + self.plan.repeats)) + utterances
+            runs = len(combinations) * (1 + len(self.plan.cases) * (1 + self.plan.repeats)) + utterances
             finished = count(1)
-            competitors = {
-                seat: self._competitor(seat, Path(name), lambda: progress(next(finished) / runs)) for seat in seats
-            }
-            run_in_turns(
-                list(competitors.values()),
-                self.plan.repeats,
-                exact=competitors.get(Seat(EXACT, self.own, point)),
-                reference=competitors[self.reference],
-            )
-        return [competitor.report for competitor in competitors.values()]
 
-    def _prepared(self, seat: Seat, place: Path) -> bool:
-        """Whether it could be prepared; else it is left out."""
-        reason = prepare(seat.runtime, self._setting(seat, place))
+            def done() -> None:
+                progress(next(finished) / runs)
+
+            measurements = {each: self._measurement(each, folder, done) for each in combinations}
+            run_interleaved(
+                list(measurements.values()),
+                self.plan.repeats,
+                exact=measurements.get(Combination(registry.EXACT, self.network, point)),
+                baseline=measurements[baseline],
+            )
+        return [measurement.report for measurement in measurements.values()]
+
+    def _convert(self, combination: Combination, folder: Path) -> bool:
+        """Convert the model for a combination; if this fails, record the runtime as skipped and return False."""
+        reason = convert_for(combination.runtime, self._setting(combination, folder))
         if reason is not None:
-            self.leave_out(LeftOut(runtime=seat.runtime.name, reason=f"{seat.network.title} at {seat.point}: {reason}"))
+            place = f"{combination.network.title} at {combination.point}"
+            self.skip(Skipped(runtime=combination.runtime.name, reason=f"{place}: {reason}"))
         return reason is None
 
-    def _setting(self, seat: Seat, place: Path) -> Setting:
+    def _setting(self, combination: Combination, folder: Path) -> Setting:
+        """Return the setting of a combination; files for (1, 1, 1) alone are shared by all points."""
         return Setting(
-            model=seat.network.path,
-            folder=place if seat.runtime.every_point else seat.network.folder,
-            precision=seat.runtime.precision,
-            point=str(seat.point),
+            model=combination.network.path,
+            folder=folder if combination.runtime.every_point else combination.network.folder,
+            precision=combination.runtime.precision,
+            point=str(combination.point),
             threads=self.plan.threads,
         )
 
-    def _competitor(self, seat: Seat, place: Path, done: Callable[[], object]) -> Competitor:
-        plain = seat.runtime.normalizes or not seat.network.header.normalize
-        files = self.audio.plain if plain else self.audio.normalized
-        return Competitor(seat.runtime, self._setting(seat, place), files, seat.network.title, done=done, say=self.say)
+    def _measurement(self, combination: Combination, folder: Path, done: Callable[[], object]) -> RuntimeMeasurement:
+        """Return the measurement of a combination, with normalized audio if the network requires it."""
+        plain = combination.runtime.normalizes or not combination.network.header.normalize
+        return RuntimeMeasurement(
+            combination.runtime,
+            self._setting(combination, folder),
+            self.audio.plain if plain else self.audio.normalized,
+            combination.network.title,
+            done=done,
+            warn=self.warn,
+        )
+
+
+def _report_share(progress: Progress, done: int, total: int, share: float) -> None:
+    """Report `done` completed points and the completed share of the next one."""
+    progress(done + share, total)
 
 
 def _machine(plan: Plan) -> dict[str, Any]:
+    """Describe the machine, with the threads of the plan and the units that the precisions use."""
     units = {"int8_units": has_int8_units(), "bf16_units": half_precision(torch.device("cpu")) == torch.bfloat16}
     return describe_machine() | {"threads": plan.threads} | units
 
 
 def _versions(runtimes: Iterable[Runtime]) -> dict[str, str]:
-    """Of this package, of numpy and of what the runtimes import."""
+    """Return the versions of this package, numpy and the packages of the runtimes."""
     packages = {"w2v_compress", "numpy", *(package for runtime in runtimes for package in runtime.packages)}
     distributions = importlib.metadata.packages_distributions()
     names = sorted({name for package in packages for name in distributions.get(package, ())})

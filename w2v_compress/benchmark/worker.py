@@ -1,11 +1,12 @@
-"""The process of one runtime, which `Worker` of `peers.process` starts and asks.
+"""The worker process of one runtime, started by `process.Worker`.
 
     python -m w2v_compress.benchmark.worker MODULE SETTING
 
-SETTING is a JSON object with the fields of `Setting`. Then each line of standard input is a request, a JSON object, and
-each line of standard output the answer to one. A request is `{"audio": [FILE.npy, ...], "out": FILE.npz or null}`: run
-these waveforms as one batch. The answer says how long that took and what the process has used so far; see `answer`.
-An error is the answer `{"error": "..."}`, after which the process ends with status 1. It ends with its input, too.
+MODULE is the name of a `PeerModule`, and SETTING a JSON object with the fields of `Setting`. The process reads one
+request per line from standard input and writes one response per line to standard output, both JSON objects. The request
+`{"audio": [FILE.npy, ...], "out": FILE.npz or null}` runs the waveforms as one batch; the response has the fields of
+`process.Response`. After an error the response is `{"error": "..."}`, and the process exits with status 1. When
+standard input ends, it exits with status 0.
 """
 
 import importlib
@@ -23,27 +24,27 @@ from .peers import PeerModule, Run, Setting
 
 
 def main() -> None:
-    """Load, then answer until there are no more requests."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
+    """Load the network, then respond to requests until standard input ends."""
+    responses = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print to standard output too
     try:
         values = json.loads(sys.argv[2])
         setting = Setting(**values | {name: Path(values[name]) for name in ("model", "folder")})
         run = cast(PeerModule, importlib.import_module(sys.argv[1])).load(setting)
-        idle = Idleness()
+        idle = IdleTime()
         for line in sys.stdin:
             idle.end()
-            _write(answers, answer(run, json.loads(line)) | idle.to_dict())
+            _write(responses, respond(run, json.loads(line)) | idle.to_dict())
             idle.begin()
-    except Exception as error:  # whatever it is, the process that asked is to know
-        _write(answers, {"error": " ".join(f"{type(error).__name__}: {error}".split())})
+    except Exception as error:  # any error of the library is reported to the parent process
+        _write(responses, {"error": " ".join(f"{type(error).__name__}: {error}".split())})
         sys.exit(1)
 
 
-def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
-    """`seconds` of one run, and `peak_bytes`, the most memory that the process has held.
+def respond(run: Run, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one request, and return its `seconds` and `peak_bytes`, the peak memory of the process since its start.
 
-    Reading the audio and writing the logits are not timed.
+    The time excludes reading the audio and writing the logits.
     """
     waveforms = [np.load(path, allow_pickle=False) for path in request["audio"]]
     began = time.perf_counter()
@@ -54,29 +55,30 @@ def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "peak_bytes": peak_memory()}
 
 
-class Idleness:
-    """Time spent waiting for requests, and the processor time that went by in it: threads that wait by spinning."""
+class IdleTime:
+    """Measures the time spent waiting for requests and the processor time used meanwhile, by threads that spin."""
 
     def __init__(self) -> None:
         self.seconds = self.processor_seconds = 0.0
         self.begin()
 
     def begin(self) -> None:
-        """The process starts to wait."""
+        """Start the clock: the process begins to wait."""
         self._began = time.perf_counter(), time.process_time()
 
     def end(self) -> None:
-        """A request has come."""
+        """Stop the clock: a request has arrived."""
         self.seconds += time.perf_counter() - self._began[0]
         self.processor_seconds += time.process_time() - self._began[1]
 
     def to_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return the totals under the names of `process.Response`."""
         return {"idle_seconds": self.seconds, "idle_processor_seconds": self.processor_seconds}
 
 
-def _write(answers: Any, values: dict[str, Any]) -> None:
-    print(json.dumps(values), file=answers, flush=True)
+def _write(responses: Any, values: dict[str, Any]) -> None:
+    """Write one response."""
+    print(json.dumps(values), file=responses, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Error rates with their uncertainty, time and memory."""
+"""Evaluation of recognizers: error rates with confidence intervals, time, memory and compute."""

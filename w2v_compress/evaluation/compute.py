@@ -1,7 +1,7 @@
-"""How many multiply-accumulates the network takes, counted from its shape: docs/stochastic.md has the formulas.
+"""Multiply-accumulate count of the network, computed from its architecture; docs/stochastic.md has the formulas.
 
-What is counted is every matrix product and convolution that the network runs on one utterance alone; norms, softmax and
-activations, which are less than 1% of the work, are not. tests hold it equal to torch's own counter.
+Counts every matrix product and convolution that the network runs on one utterance without padding. Norms, softmax and
+activations, less than 1% of the operations, are not counted. The tests compare the count with torch's own counter.
 """
 
 from collections.abc import Iterator
@@ -14,51 +14,53 @@ from ..nn.compression import CompressionPoint
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Multiply-accumulates, part by part."""
+    """Multiply-accumulates of each part of the network."""
 
     extractor: int
-    """The convolutions over the waveform, with the group norm's statistics."""
+    """Convolutions over the waveform, including the statistics of the group norm."""
     projection: int
-    """From features to the encoder's width."""
+    """Projection from the features to the encoder's width."""
     positional: int
-    """The positional convolution."""
+    """Positional convolution."""
     attention_projections: int
-    """To queries, keys and values, and to the output."""
+    """Projections to queries, keys and values, and the output projection."""
     attention_products: int
-    """Queries with keys, and weights with values."""
+    """Products of queries with keys, and of attention weights with values."""
     feed_forward: int
+    """Both linear layers of every feed-forward block."""
     upsampling: int
-    """Learned upsampling; repetition takes none."""
+    """Learned upsampling; upsampling by repetition needs no multiplications."""
     head: int
-    """From the encoder's output to units."""
+    """Projection from the encoder's output to the output units."""
 
     @property
     def encoder(self) -> int:
-        """All that depends on the point of compression."""
+        """Multiply-accumulates of the parts that depend on the compression point."""
         layers = self.attention_projections + self.attention_products + self.feed_forward
         return self.positional + layers + self.upsampling
 
     @property
     def total(self) -> int:
-        """The whole network."""
+        """Multiply-accumulates of the complete network."""
         return sum(astuple(self))
 
 
 def count_compute(architecture: Architecture, samples: int, point: CompressionPoint) -> Compute:
-    """The multiply-accumulates of `architecture` on one utterance of `samples` samples at `point`.
+    """Count the multiply-accumulates of `architecture` for one utterance of `samples` samples at `point`.
 
-    Raises `InputError` when the point is one of another number of layers, or the utterance too short for a frame.
+    Raises `InputError` when the point lists factors for a different number of layers, or when the utterance is shorter
+    than one frame.
     """
     time, channels = architecture.frames(samples), architecture.encoder_embed_dim
     if time == 0:
         raise InputError(f"`samples` is {samples}; it must be at least {architecture.receptive_field}")
     features = architecture.conv_layers[-1][0]
-    frames = _groups(time, point.squeeze)
+    frames = _pooled_length(time, point.squeeze)
     pools = [
-        (_groups(frames, query), _groups(frames, key_value))
-        for query, key_value in point.of_layers(architecture.encoder_layers)
+        (_pooled_length(frames, query), _pooled_length(frames, key_value))
+        for query, key_value in point.pools_per_layer(architecture.encoder_layers)
     ]
-    # What the padding on both sides gives is computed whole; an even kernel gives a frame that is cut off.
+    # The convolution runs over the padding on both sides too; an even kernel yields one extra frame, which is dropped.
     padded = time + 2 * (architecture.conv_pos // 2)
     positions = (padded - architecture.conv_pos) // point.squeeze + 1
     learned = point.squeeze if point.squeeze in architecture.learned_upsampling else 0
@@ -74,14 +76,16 @@ def count_compute(architecture: Architecture, samples: int, point: CompressionPo
     )
 
 
-def _groups(frames: int, factor: int) -> int:
-    """Groups of `factor` frames, the last one perhaps smaller."""
+def _pooled_length(frames: int, factor: int) -> int:
+    """Return the number of groups of `factor` frames, counting a last incomplete group."""
     return -(-frames // factor)
 
 
 def _extractor_layers(architecture: Architecture, samples: int) -> Iterator[int]:
-    """Of each convolution. The first one's group norm takes the covariance of its windows, and scales its weights, each
-    in two parts (`nn.feature_extractor`).
+    """Yield the multiply-accumulates of each convolution of the feature extractor.
+
+    For the first convolution this includes its folded group norm, which computes the covariance of the input windows
+    and scales the weights, each in two parts (see `nn.feature_extractor`).
     """
     in_channels, time = 1, samples
     for index, (channels, kernel, stride) in enumerate(architecture.conv_layers):

@@ -1,4 +1,4 @@
-"""How well and how fast a recognizer does on a test set."""
+"""Evaluation of one recognizer on one test set: error rates, speed and memory."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from .wer import ErrorCounts, Interval, align_words, character_errors, counts_of
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Quality and cost of one recognizer on one test set."""
+    """Error rates, speed and memory of one recognizer on one test set."""
 
     point: CompressionPoint
     wer: Interval
@@ -32,29 +32,30 @@ class EvaluationReport:
     audio_seconds: float
     compute_seconds: float
     peak_memory_bytes: int
-    """Of the whole process so far, or on a GPU of torch's tensors."""
+    """Peak memory of the process since its start, or on a GPU the peak of torch's allocations."""
     batch_size: int
     seed: int
     machine: dict[str, Any]
     word_counts: ErrorCounts
-    """By utterance, to compare two systems with `wer.compare`."""
+    """Word errors of each utterance, the input of `wer.compare`."""
     character_counts: ErrorCounts
+    """Character errors of each utterance."""
     hypotheses: list[str]
     alignment: jiwer.WordOutput
-    """Which words of each utterance were taken for which."""
+    """Word alignment of every reference with its hypothesis."""
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computing for each second of audio."""
+        """Seconds of computation per second of audio."""
         return self.compute_seconds / self.audio_seconds
 
     @property
     def milliseconds_per_second(self) -> float:
-        """Milliseconds of computing for each second of audio."""
+        """Milliseconds of computation per second of audio."""
         return 1000 * self.real_time_factor
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: everything but the counts and texts by utterance; rates as fractions."""
+        """Return the fields for JSON, without those that hold a value per utterance; rates are fractions."""
         values = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -77,11 +78,11 @@ def evaluate(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> EvaluationReport:
-    """WER, by kind of error, and CER with 95% intervals (bootstrap over utterances, by `seed`), time and memory.
+    """Transcribe a test set and return its WER and CER with 95% intervals, computation time and peak memory.
 
-    `point` is as in `Recognizer.checked_point`. The first utterance is transcribed once before, uncounted. Raises
-    `InputError` when an utterance cannot be used: a rate over what is left of a test set would be another test set's.
-    `progress` counts utterances.
+    Intervals are bootstrapped over utterances with `seed`. `point` is passed to `Recognizer.checked_point`. The
+    first utterance is transcribed once more beforehand as a warm-up, which is not timed. `progress` counts utterances.
+    Raises `InputError` when any utterance cannot be read, because the error rate of the others is not comparable.
     """
     if not utterances:
         raise InputError("there are no utterances to evaluate on")
@@ -122,7 +123,7 @@ def evaluate(
 
 
 def alignment_text(report: EvaluationReport, utterances: Sequence[Utterance]) -> str:
-    """Reference and hypothesis of each utterance one under the other, with S, D or I under each error."""
+    """Format reference and hypothesis of each utterance on aligned lines, with S, D or I below each error."""
     parts = []
     for index, utterance in enumerate(utterances):
         one = dataclasses.replace(

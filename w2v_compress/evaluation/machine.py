@@ -1,4 +1,4 @@
-"""What a measurement was made on, what it took, and how times are compared."""
+"""Description of the machine, peak memory, and interleaved timing."""
 
 import functools
 import platform
@@ -16,7 +16,7 @@ from ..cores import available_cores
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, cores open to this process, threads and versions, to stand beside every number."""
+    """Return the processor, available cores, threads, memory, versions and device, to store with measurements."""
     description = {
         "processor": _processor(),
         "cores": available_cores(),
@@ -33,21 +33,22 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def peak_memory(device: str = "cpu") -> int:
-    """Most bytes held so far: by this whole process, or on a GPU by torch."""
+    """Return the peak memory in bytes: of this process, or on a GPU of torch's allocations."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return memory.peak_memory()
 
 
 def interleaved_latency(runs: Mapping[str, Callable[[], Any]], repeats: int = 9) -> dict[str, float]:
-    """Median milliseconds of each callable, see `interleaved_times`."""
+    """Return the median milliseconds of each callable, timed as in `interleaved_times`."""
     return {name: statistics.median(times) for name, times in interleaved_times(runs, repeats).items()}
 
 
 def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each call of each callable, taken in turns so that a drifting machine hits all alike.
+    """Return the milliseconds of `repeats` calls of each callable.
 
-    Each is called once before, uncounted.
+    The callables take turns, so that a change in the machine's speed affects all of them equally. Each is called once
+    beforehand as a warm-up.
     """
     for run in runs.values():
         run()
@@ -62,7 +63,10 @@ def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> di
 
 @functools.cache
 def _processor() -> str:
-    """The name of the processor. py-cpuinfo takes a second to find it, so on Linux it is read where that reads it."""
+    """Return the name of the processor.
+
+    On Linux it is read from /proc/cpuinfo, because py-cpuinfo takes a second.
+    """
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Results as text: Markdown tables, sizes, and reading reports."""
+"""Formatting and reading of results: sizes, Markdown tables, JSON reports."""
 
 import json
 from collections.abc import Collection
@@ -7,28 +7,31 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..errors import InputError
+from ..errors import InputError, readable
 
 
 def megabytes(size: int) -> str:
-    """Bytes as people read them, in millions."""
+    """Format a number of bytes in megabytes (1e6 bytes)."""
     return f"{size / 1e6:.2f} MB"
 
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
-    """A table for a README, each line with its end."""
+    """Format a Markdown table; every line, including the last, ends with a newline."""
     return tabulate(lines, columns, tablefmt="github", disable_numparse=True) + "\n"
 
 
-def read_report(path: Path, fields: Collection[str], what: str) -> dict[str, Any]:
-    """A JSON object that has these fields. Raises `InputError` when the file is not that, which is `what`."""
+def read_report(path: Path, fields: Collection[str], description: str) -> dict[str, Any]:
+    """Read a JSON object that has at least `fields`; `description` says in errors what the file must be.
+
+    Raises `InputError` when the file cannot be read, is not JSON, or lacks a field.
+    """
+    with readable(path):
+        content = path.read_bytes()
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        report = json.loads(content)
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
     missing = [name for name in fields if not isinstance(report, dict) or name not in report]
     if missing:
-        raise InputError(f"{path}: has no `{missing[0]}`; it must be {what}")
+        raise InputError(f"{path}: has no `{missing[0]}`; it must be {description}")
     return report

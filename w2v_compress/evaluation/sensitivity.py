@@ -1,4 +1,4 @@
-"""What int8 costs part by part, and which parts to keep from it so that a set's WER stays within a limit."""
+"""Sensitivity to int8: the cost of quantizing each part, and the parts to keep in floating point for a WER limit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,95 +21,96 @@ NOISE_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class PartCost:
-    """What it costs to quantize one part and nothing else."""
+    """Cost of quantizing one part and nothing else."""
 
     part: str
     parameters: int
     logit_error: float
-    """Root mean square of the change of the logits, over that of the logits, each frame's mean taken off both"""
+    """Root mean square of the change of the logits, relative to that of the logits; each frame's mean is subtracted."""
     wer_increase: float | None
-    """As a fraction; None without texts"""
+    """Increase of the WER as a fraction; None without reference texts."""
 
 
 @dataclass(frozen=True)
-class Material:
-    """What to measure on: audio, and the texts if there are any."""
+class EvaluationSet:
+    """Audio to run, and its reference texts if there are any."""
 
     audio: list[Path | np.ndarray]
     texts: list[str] | None
     batch_size: int = 8
 
     @classmethod
-    def of(cls, utterances: Sequence[Utterance], batch_size: int = 8) -> "Material":
-        """Utterances with their texts."""
+    def from_utterances(cls, utterances: Sequence[Utterance], batch_size: int = 8) -> "EvaluationSet":
+        """Return the audio and texts of `utterances`."""
         return cls([item.path for item in utterances], [item.text for item in utterances], batch_size)
 
     @classmethod
-    def noise(cls, seed: int = 0) -> "Material":
-        """White noise that swells and fades: no speech, but it shows parts that quantize badly."""
+    def noise(cls, seed: int = 0) -> "EvaluationSet":
+        """Return white noise of varying level without texts, which reveals parts that quantize badly."""
         samples = np.random.default_rng(seed).normal(scale=0.1, size=round(NOISE_SECONDS * SAMPLE_RATE))
         return cls([(samples * np.abs(np.sin(np.arange(len(samples)) / 2000))).astype(np.float32)], None)
 
 
 @dataclass
-class Outcome:
-    """Of one pass over the material."""
+class Outputs:
+    """Outputs of a recognizer for an evaluation set."""
 
     logits: list[Tensor] = field(default_factory=list)
-    """(frames, units) of each piece of audio, each frame's mean taken off"""
+    """Logits (frames, units) for each piece of audio, with each frame's mean subtracted."""
     wer: float | None = None
 
-    def error(self, reference: "Outcome") -> float:
-        """Of the logits, relative to `reference`."""
+    def relative_error(self, reference: "Outputs") -> float:
+        """Return the root mean square of the difference of the logits, relative to that of `reference`."""
         pairs = list(zip(self.logits, reference.logits, strict=True))
         difference = sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
         return (difference / sum(float(theirs.square().sum()) for _, theirs in pairs)) ** 0.5
 
 
-def run(recognizer: Recognizer, material: Material) -> Outcome:
-    """One pass. Raises `InputError` for the first audio that cannot be used."""
-    outcome, texts = Outcome(), []
-    rate = SAMPLE_RATE if material.texts is None else None
-    for result in recognizer.recognize(material.audio, rate, batch_size=material.batch_size):
+def compute_outputs(recognizer: Recognizer, dataset: EvaluationSet) -> Outputs:
+    """Run `recognizer` on `dataset`. Raises `InputError` for the first audio that cannot be read."""
+    outputs, texts = Outputs(), []
+    rate = SAMPLE_RATE if dataset.texts is None else None
+    for result in recognizer.recognize(dataset.audio, rate, batch_size=dataset.batch_size):
         if isinstance(result, InputError):
             raise result
-        outcome.logits.append(result.log_probs - result.log_probs.mean(-1, keepdim=True))
+        outputs.logits.append(result.log_probs - result.log_probs.mean(-1, keepdim=True))
         texts.append(result.text)
-    if material.texts is not None:
-        outcome.wer = word_errors(material.texts, texts).rate
-    return outcome
+    if dataset.texts is not None:
+        outputs.wer = word_errors(dataset.texts, texts).rate
+    return outputs
 
 
-def measure_parts(path: Path, scheme: str, material: Material, progress: Progress = no_progress) -> list[PartCost]:
-    """The cost of each part that `scheme` quantizes in the model file `path`, most sensitive first.
+def measure_parts(path: Path, scheme: str, dataset: EvaluationSet, progress: Progress = no_progress) -> list[PartCost]:
+    """Measure the cost of each part that `scheme` quantizes in the model file `path`, most sensitive part first.
 
-    The order is that of the logits' error: the WER of a small set changes by whole words or not at all. `progress`
-    counts parts. Raises `InputError` when the model is int8 already or the scheme is unknown.
+    Parts are sorted by the error of the logits, because the WER of a small set changes in steps of whole words.
+    `progress` counts parts. Raises `InputError` when the model is already int8 or the scheme is unknown.
     """
     model_file = read_model(path)
     if model_file.header.quantization is not None:
         raise InputError(f"{path}: already quantized ({model_file.header.quantization['scheme']})")
     model = model_file.build()
     recognizer = Recognizer(model, model_file.header)
-    parts = quantization_scheme.parts(model, scheme)
-    reference = run(recognizer, material)
+    parts = quantization_scheme.quantizable_parts(model, scheme)
+    reference = compute_outputs(recognizer, dataset)
     costs: list[PartCost] = []
     for part, modules in parts.items():
         parameters = sum(tensor.numel() for name in modules for tensor in model.get_submodule(name).parameters())
-        with quantization_scheme.quantized(model, modules):
-            outcome = run(recognizer, material)
-        increase = None if outcome.wer is None or reference.wer is None else outcome.wer - reference.wer
-        costs.append(PartCost(part, parameters, outcome.error(reference), increase))
+        with quantization_scheme.temporarily_quantized(model, modules):
+            outputs = compute_outputs(recognizer, dataset)
+        increase = None if outputs.wer is None or reference.wer is None else outputs.wer - reference.wer
+        costs.append(PartCost(part, parameters, outputs.relative_error(reference), increase))
         progress(len(costs), len(parts))
     return sorted(costs, key=lambda cost: -cost.logit_error)
 
 
-def choose_kept(
+def choose_parts_to_keep(
     order: Sequence[str], wer: Callable[[Sequence[str]], float], limit: float, keep: Sequence[str] = ()
 ) -> list[str]:
-    """The fewest parts to keep, taken in `order` after those in `keep`, with which `wer(kept)` is at most `limit`.
+    """Return the fewest parts to keep in floating point such that `wer(parts)` is at most `limit`.
 
-    `wer` is last called with what is returned. That may be all parts: then nothing is quantized.
+    Starts with `keep` and adds parts in the given `order`, at most all of them. The last call of `wer` is for the
+    returned parts.
     """
     kept = list(keep)
     remaining = [part for part in order if part not in kept]
@@ -118,35 +119,33 @@ def choose_kept(
     return kept
 
 
-def quantize_within(
+def quantize_within_limit(
     path: Path,
     out: Path,
     scheme: str,
-    material: Material,
+    dataset: EvaluationSet,
     increase: float,
     costs: Sequence[PartCost],
     keep: Sequence[str] = (),
 ) -> list[str]:
-    """Quantize the model in `path` at `out` so that the WER on `material` rises by at most `increase`, a fraction.
+    """Quantize the model file `path` to `out` such that the WER on `dataset` rises by at most `increase`, a fraction.
 
-    What counts is the WER of the written file as it will run. Returns the parts kept from int8, most sensitive first
-    by `costs` (of `measure_parts`) after those in `keep`.
+    The limit applies to the WER of the written file in its final precision. Returns the parts that stay in floating
+    point: those in `keep`, then the most sensitive ones by `costs`, which `measure_parts` returns.
     """
 
     def wer(kept: Sequence[str]) -> float:
         quantize_file(path, out, scheme, kept)
-        return _wer(Recognizer.load(out), material)
+        return measure_wer(Recognizer.load(out), dataset)
 
-    rounding = 1e-9  # a limit that is met to the word is met
-    return choose_kept(
-        [cost.part for cost in costs],
-        wer,
-        _wer(Recognizer.load(path, precision="fp32"), material) + increase + rounding,
-        keep,
-    )
+    tolerance = 1e-9  # an increase of exactly the limit is within it, despite rounding
+    limit = measure_wer(Recognizer.load(path, precision="fp32"), dataset) + increase + tolerance
+    return choose_parts_to_keep([cost.part for cost in costs], wer, limit, keep)
 
 
-def _wer(recognizer: Recognizer, material: Material) -> float:
-    wer = run(recognizer, material).wer
-    assert wer is not None  # the material has texts
+def measure_wer(recognizer: Recognizer, dataset: EvaluationSet) -> float:
+    """Return the WER of `recognizer` on `dataset`, which must have texts."""
+    wer = compute_outputs(recognizer, dataset).wer
+    if wer is None:
+        raise ValueError("a WER needs reference texts")
     return wer

@@ -1,4 +1,4 @@
-"""Every point of a recognizer on one test set: error rates against measured time and counted multiply-accumulates."""
+"""Sweep over compression points on one test set: error rates, measured time and counted multiply-accumulates."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,8 +12,6 @@ import numpy as np
 from ..data.audio import SAMPLE_RATE, read_audio
 from ..data.manifest import Utterance
 from ..errors import InputError
-from ..extras import require
-from ..files import replacing
 from ..model_file.sweep import Sweep, SweptPoint
 from ..nn.compression import CompressionPoint, CompressionSpace
 from ..progress import Progress, Steps, no_progress
@@ -21,40 +19,41 @@ from ..runtime.recognizer import Recognizer
 from .compute import count_compute
 from .evaluate import evaluate
 from .machine import describe_machine, interleaved_latency
+from .plots import require_matplotlib, save_figure
 from .wer import Interval, compare
 
-FEWEST_REPEATS = 9
+MIN_REPEATS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointReport:
-    """Quality and cost at one point; rates are fractions."""
+    """Error rates and cost of one compression point; rates are fractions."""
 
     point: CompressionPoint
     wer: Interval
     cer: Interval
     wer_difference: Interval
-    """To the reference, utterance by utterance."""
+    """WER minus that of the reference point, paired by utterance."""
     milliseconds: float
-    """The median time of the timed audio."""
+    """Median time for the timed audio."""
     real_time_factor: float
     macs_per_second: float
-    """Multiply-accumulates of the network for each second of the test set's audio."""
+    """Multiply-accumulates per second of the test set's audio."""
     speed_up: float
-    """Times faster than the reference, measured."""
+    """Measured speed-up over the reference point."""
     counted_speed_up: float
-    """Times fewer multiply-accumulates than the reference."""
+    """Multiply-accumulates of the reference point divided by those of this point."""
     pareto: bool
-    """No other point is both faster and more accurate."""
+    """Whether no other point is both faster and more accurate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepReport:
-    """Points side by side. Times are of the same audio, batch 1, taken in turns."""
+    """Results of all points. Times are for the same audio at batch size 1, with interleaved runs."""
 
     points: list[PointReport]
     reference: CompressionPoint
-    """The least compressed of the points: (1, 1, 1) where it is one of them."""
+    """Baseline of the differences and speed-ups: the least compressed point, (1, 1, 1) if it was measured."""
     precision: str
     utterances: int
     words: int
@@ -63,17 +62,17 @@ class SweepReport:
     timed_seconds: float
     repeats: int
     batch_size: int
-    """For the error rates."""
+    """Batch size at which the error rates were measured."""
     seed: int
     machine: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         points = [dataclasses.asdict(row) | {"point": str(row.point)} for row in self.points]
         return dataclasses.asdict(self) | {"reference": str(self.reference), "points": points}
 
     def to_store(self, subset: str) -> Sweep:
-        """What a model file keeps of it; `subset` names the test set."""
+        """Return the summary that a model file stores; `subset` names the test set."""
         points = tuple(
             SweptPoint(
                 point=row.point,
@@ -92,19 +91,19 @@ def sweep(
     points: Sequence[CompressionPoint] = (),
     *,
     batch_size: int = 8,
-    repeats: int = FEWEST_REPEATS,
+    repeats: int = MIN_REPEATS,
     timed_seconds: float = 30.0,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> SweepReport:
-    """Error rates, time and multiply-accumulates at each of `points`, by default every point of the recognizer's space.
+    """Measure error rates, time and multiply-accumulates at `points`, by default all points of the recognizer's space.
 
-    Times are medians of `repeats` runs, at least 9, over utterances drawn by `seed` until they last `timed_seconds`.
-    The `seed` is that of the bootstrap too. Raises `InputError` when an utterance cannot be used or when the network
-    does not have a point. `progress` counts utterances at each point, and timed runs.
+    Times are medians of `repeats` interleaved runs, at least 9, over utterances drawn at random until they last
+    `timed_seconds`. `seed` seeds this draw and the bootstrap. `progress` counts utterances at each point and timed
+    runs. Raises `InputError` when an utterance cannot be read or the network does not support a point.
     """
-    if repeats < FEWEST_REPEATS:
-        raise InputError(f"`repeats` is {repeats}; it must be at least {FEWEST_REPEATS}")
+    if repeats < MIN_REPEATS:
+        raise InputError(f"`repeats` is {repeats}; it must be at least {MIN_REPEATS}")
     points = [recognizer.checked_point(point) for point in points or recognizer.header.space.all_points()]
     reference = CompressionSpace(points=tuple(points)).largest
     steps = Steps(progress, len(points) * (len(utterances) + 1 + repeats))
@@ -153,12 +152,12 @@ def sweep(
 
 
 def pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
-    """Of each pair of costs, whether no other is at most as high in both and lower in one."""
+    """Return for each pair of costs whether it is Pareto-optimal: no other is as low in both and lower in one."""
     return [not any(other[0] <= pair[0] and other[1] <= pair[1] and other != pair for other in costs) for pair in costs]
 
 
 def rate_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines: how well each point does."""
+    """Return column names and lines of the error rates of each point."""
     lines = [
         [
             str(row.point),
@@ -172,7 +171,7 @@ def rate_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
 
 
 def cost_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines: what each point takes."""
+    """Return column names and lines of the time and compute of each point."""
     lines = [
         [
             str(row.point),
@@ -188,53 +187,42 @@ def cost_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
 
 
 def notes(report: SweepReport) -> list[str]:
-    """What the figures of the table are, one sentence or two a line."""
+    """Return notes that explain the tables, one per line."""
     machine = report.machine
     place = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
     return [
-        f"Rates are over {report.utterances} utterances, {report.words} words, with bootstrap 95% intervals; best (*): "
-        "no other point is both faster and more accurate.",
-        f"Times are of {report.timed_utterances} utterances, {report.timed_seconds:.1f} s, batch 1, the median of "
-        f"{report.repeats} runs in turns, {report.precision} on {place}.",
+        f"Error rates: {report.utterances} utterances, {report.words} words, with bootstrap 95% intervals. "
+        "Best (*): no other point is both faster and more accurate.",
+        f"Times: {report.timed_utterances} utterances, {report.timed_seconds:.1f} s, batch 1, median of "
+        f"{report.repeats} interleaved runs, {report.precision} on {place}.",
     ]
 
 
-def require_matplotlib() -> Any:
-    """Matplotlib's pyplot, for files; `InputError` names the pip extra when it is not installed."""
-    matplotlib = require("--plot", "plot", "matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def plot(report: SweepReport, path: Path, title: str) -> None:
-    """WER with its interval against the measured real-time factor, as PNG; a line joins the points of the front."""
+    """Plot WER with its interval over the measured real-time factor as PNG; a line joins the Pareto-optimal points."""
     pyplot = require_matplotlib()
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for row in report.points:
-        colour = "tab:blue" if row.pareto else "gray"
-        place, rate = row.real_time_factor, 100 * row.wer.value
-        reach = [[rate - 100 * row.wer.low], [100 * row.wer.high - rate]]
-        axis.errorbar([place], [rate], yerr=reach, fmt="o", color=colour, ecolor="lightgray", capsize=3)
-        axis.annotate(str(row.point), (place, rate), textcoords="offset points", xytext=(5, 5), fontsize="small")
+        color = "tab:blue" if row.pareto else "gray"
+        time, rate = row.real_time_factor, 100 * row.wer.value
+        error = [[rate - 100 * row.wer.low], [100 * row.wer.high - rate]]
+        axis.errorbar([time], [rate], yerr=error, fmt="o", color=color, ecolor="lightgray", capsize=3)
+        axis.annotate(str(row.point), (time, rate), textcoords="offset points", xytext=(5, 5), fontsize="small")
     front = sorted((row.real_time_factor, 100 * row.wer.value) for row in report.points if row.pareto)
-    axis.plot(*zip(*front, strict=True), color="tab:blue", label="no point is faster and more accurate")
-    axis.set_xlabel("seconds of computing for each second of audio")
+    axis.plot(*zip(*front, strict=True), color="tab:blue", label="Pareto-optimal points")
+    axis.set_xlabel("real-time factor")
     axis.set_ylabel("WER, %, with 95% interval")
     axis.set_title(title)
-    axis.margins(0.1)  # for the names of the points
+    axis.margins(0.1)  # leaves space for the labels of the points
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def _timed_audio(utterances: Sequence[Utterance], seconds: float, seed: int) -> list[np.ndarray]:
-    """Samples of utterances, drawn until they last `seconds`."""
+    """Read utterances in random order until they last `seconds`."""
     audio: list[np.ndarray] = []
     for index in np.random.default_rng(seed).permutation(len(utterances)):
         if sum(map(len, audio)) >= seconds * SAMPLE_RATE and audio:
@@ -246,7 +234,7 @@ def _timed_audio(utterances: Sequence[Utterance], seconds: float, seed: int) -> 
 def _times(
     recognizer: Recognizer, audio: list[np.ndarray], points: Sequence[CompressionPoint], repeats: int, steps: Steps
 ) -> dict[CompressionPoint, float]:
-    """Median milliseconds of all `audio`, one piece after the other."""
+    """Return the median milliseconds per point for transcribing all `audio`, one utterance after the other."""
 
     def run(point: CompressionPoint) -> None:
         recognizer.transcribe(audio, SAMPLE_RATE, batch_size=1, point=point)
@@ -258,7 +246,7 @@ def _times(
 
 
 def _macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:
-    """Of utterances of so many samples, each alone, in the windows that the network sees of it."""
+    """Count the multiply-accumulates for utterances of these lengths in samples, window by window."""
     architecture = recognizer.model.architecture
     return sum(
         count_compute(architecture, window.samples.stop - window.samples.start, point).total

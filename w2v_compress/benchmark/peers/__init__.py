@@ -1,8 +1,8 @@
-"""Runtimes of one network, ours and others, each in a process of its own, for `evaluation.benchmark` to compare.
+"""The runtimes that `benchmark` compares: ours and others, one module for each library.
 
-A module a runtime. `prepare(setting)` writes what it needs from a model file of ours, `load(setting)` gives the
-function that runs it. Both import what they need when they are called, so that start-up time and memory are the
-runtime's own. Here is only what takes no torch.
+A module's `convert(setting)` writes the files that the library needs from one of our model files, and `load(setting)`
+returns the function that runs the network. Both import the library inside the function, so that start-up time and
+memory are those of that runtime alone. This module imports no torch for the same reason.
 """
 
 import importlib.util
@@ -18,55 +18,55 @@ from ...extras import install_command
 from ...runtime.precision import Precision
 
 Waveform = npt.NDArray[np.float32]
-"""(samples,) at 16 kHz"""
+"""Samples (samples,) at 16 kHz."""
 Logits = npt.NDArray[np.float32]
-"""(frames, units), before or after a log-softmax"""
+"""Logits or log-probabilities (frames, units)."""
 Run = Callable[[Sequence[Waveform]], list[Logits]]
-"""A batch of waveforms of any lengths -> what the network gives for each, without the frames of padding."""
+"""Runs waveforms of any lengths as one batch; returns the logits of each without the frames of its padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a runtime is to run, and how."""
+    """The network, precision, compression point and threads that a runtime runs."""
 
     model: Path
-    """A floating-point model file of ours."""
+    """Our floating-point model file."""
     folder: Path
-    """For what is made of it. Runtimes share it, and take what is there already."""
+    """Folder for the converted files. Runtimes with the same format share a file in it."""
     precision: Precision
     point: str = "1,1,1"
     threads: int = 1
 
 
 class PeerModule(Protocol):
-    """What the modules here have."""
+    """Interface of the modules of this package."""
 
-    def prepare(self, setting: Setting) -> None:
-        """Write into the folder what `load` reads. Raises `InputError` where the runtime has no such network."""
+    def convert(self, setting: Setting) -> None:
+        """Write the files that `load` reads. Raises `InputError` when the runtime does not support the network."""
 
     def load(self, setting: Setting) -> Run:
-        """The network, ready to run."""
+        """Return the function that runs the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One line of the comparison."""
+    """A library at one precision: one line of the tables."""
 
     name: str
     module: str
-    """The full name of a `PeerModule`."""
+    """Full name of a module with the interface of `PeerModule`."""
     precision: Precision
     packages: tuple[str, ...] = ()
-    """What it imports, beyond what this package requires."""
+    """Packages that the module imports, beyond the requirements of this package."""
     extra: str = ""
-    """The pip extra that has them."""
+    """Pip extra that installs `packages`."""
     every_point: bool = False
-    """Whether it runs at other compression points than (1, 1, 1)."""
+    """Whether the runtime supports compression points other than (1, 1, 1)."""
     normalizes: bool = False
-    """Whether it takes the audio as it is, and normalizes it itself where the model wants that."""
+    """Whether the runtime takes unnormalized audio, and normalizes it where the model requires it."""
 
     def missing_package(self) -> str | None:
-        """One line that says what is not installed and which extra has it; None when all is there."""
+        """Return a line that names a missing package and the command that installs it, or None."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 return f"needs {package}, which is not installed: {install_command(self.extra)}"
@@ -74,6 +74,7 @@ class Runtime:
 
 
 def _peer(name: str, module: str, precision: Precision, *packages: str, exported: bool = False) -> Runtime:
+    """Return a runtime of the extra `peers`; those that run our exports support every point and normalize the audio."""
     return Runtime(
         name=name,
         module=f"{__name__}.{module}",
@@ -103,12 +104,14 @@ PEERS = {
         _peer("fairseq-fp32", "fairseq", "fp32", "fairseq"),
     )
 }
-REFERENCE = "transformers-fp32"
-"""The one that times are compared with."""
+BASELINE = "transformers-fp32"
+"""Name of the runtime that speed-ups are relative to."""
+EXACT = OURS[0]
+"""The runtime whose outputs for single utterances the errors are relative to; tests compare it with stock fairseq."""
 
 
-def padded(waveforms: Sequence[Waveform]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Waveforms -> (batch, samples), with zeros after the shorter ones, and their samples (batch,)"""
+def pad(waveforms: Sequence[Waveform]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Pad waveforms with zeros to a batch (batch, samples), and return it with their lengths (batch,)."""
     lengths = np.array([len(waveform) for waveform in waveforms], np.int64)
     batch = np.zeros((len(waveforms), lengths.max()), np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):

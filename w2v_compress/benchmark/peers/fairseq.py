@@ -1,14 +1,14 @@
-"""Stock fairseq's `wav2vec_ctc`, loaded by fairseq itself, mended for current torch as all of fairseq here is."""
+"""Stock fairseq in fp32: `wav2vec_ctc`, loaded with fairseq's own functions, patched only for current torch."""
 
 from collections.abc import Sequence
 
-from . import Logits, Run, Setting, Waveform, padded
+from . import Logits, Run, Setting, Waveform, pad
 
 FILE = "fairseq.pt"
 
 
-def prepare(setting: Setting) -> None:
-    """The checkpoint that fairseq saves of the network at (1, 1, 1), and the dictionary that it then reads."""
+def convert(setting: Setting) -> None:
+    """Write a fairseq checkpoint of the network at (1, 1, 1), and its dictionary."""
     from dataclasses import replace
 
     from ...interop.fairseq_checkpoint import write_checkpoint
@@ -24,7 +24,7 @@ def prepare(setting: Setting) -> None:
 
 
 def load(setting: Setting) -> Run:
-    """In fp32."""
+    """Load the checkpoint with `load_model_ensemble_and_task`; the model runs in fp32 with a padding mask."""
     import torch
 
     from ...compat import apply
@@ -40,7 +40,7 @@ def load(setting: Setting) -> Run:
 
     @torch.inference_mode()
     def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = (torch.from_numpy(array) for array in padded(waveforms))
+        audio, lengths = (torch.from_numpy(array) for array in pad(waveforms))
         padding = torch.arange(audio.shape[1]) >= lengths.unsqueeze(1)
         output = model(source=audio, padding_mask=padding if padding.any() else None)
         logits = model.get_logits(output).transpose(0, 1)  # (batch, frames, units)

@@ -1,20 +1,20 @@
-"""ONNX Runtime on its CPU provider, in fp32 or with int8 MatMul."""
+"""ONNX Runtime, `InferenceSession.run` with the CPU provider: our exported network in fp32, or with int8 MatMul."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import Logits, Run, Setting, Waveform, padded
+from . import Logits, Run, Setting, Waveform, pad
 
 
-def prepare(setting: Setting) -> None:
-    """The file that `w2v-compress export --format onnx` writes, at the point."""
+def convert(setting: Setting) -> None:
+    """Write the file of `w2v-compress export --format onnx` at the compression point."""
     from ...interop.onnx import export_onnx
 
     export_onnx(setting.model, _file(setting), point=setting.point, int8=setting.precision == "int8")
 
 
 def load(setting: Setting) -> Run:
-    """Threads may spin while a run lasts, as they do by default, but not after it."""
+    """Create the session. Its threads spin during a run, which is the default, but not between runs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -23,7 +23,7 @@ def load(setting: Setting) -> Run:
     session = onnxruntime.InferenceSession(_file(setting), options, providers=["CPUExecutionProvider"])
 
     def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = padded(waveforms)
+        audio, lengths = pad(waveforms)
         logits, frames = session.run(None, {"audio": audio, "lengths": lengths})
         return [row[:count] for row, count in zip(logits, frames, strict=True)]
 
@@ -31,4 +31,5 @@ def load(setting: Setting) -> Run:
 
 
 def _file(setting: Setting) -> Path:
+    """Return the path of the exported network."""
     return setting.folder / f"{setting.precision}.onnx"

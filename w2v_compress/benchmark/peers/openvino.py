@@ -1,14 +1,14 @@
-"""OpenVINO's CPU plugin, in fp32 or in bf16, which it chooses itself where the processor has units for it."""
+"""OpenVINO, `compile_model` for the CPU: our exported network in fp32, or in bf16, its default where supported."""
 
 from collections.abc import Sequence
 
-from . import Logits, Run, Setting, Waveform, padded
+from . import Logits, Run, Setting, Waveform, pad
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
-def prepare(setting: Setting) -> None:
-    """The file that `w2v-compress export --format openvino` writes, at the point."""
+def convert(setting: Setting) -> None:
+    """Write the file of `w2v-compress export --format openvino` at the compression point."""
     from ...interop.openvino import export_openvino
 
     path = setting.folder / "openvino.xml"
@@ -17,7 +17,7 @@ def prepare(setting: Setting) -> None:
 
 
 def load(setting: Setting) -> Run:
-    """Compiled for the latency of one request."""
+    """Compile the network with the hint `LATENCY`, for one request at a time."""
     import openvino
 
     model = openvino.Core().compile_model(
@@ -31,7 +31,7 @@ def load(setting: Setting) -> Run:
     )
 
     def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = padded(waveforms)
+        audio, lengths = pad(waveforms)
         outputs = model({"audio": audio, "lengths": lengths})
         return [row[:count].copy() for row, count in zip(outputs["logits"], outputs["frames"], strict=True)]
 

@@ -1,12 +1,12 @@
-"""Our own runtime, as a user has it: from the samples to text, batching and decoding included."""
+"""Our runtime, `Recognizer.recognize` in fp32, bf16 or int8: from samples to text, with batching and decoding."""
 
 from collections.abc import Sequence
 
 from . import Logits, Run, Setting, Waveform
 
 
-def prepare(setting: Setting) -> None:
-    """The int8 model file, all products quantized; the other precisions run the file as it is."""
+def convert(setting: Setting) -> None:
+    """Write the int8 model file with scheme `full`; the other precisions load the floating-point file."""
     from ...model_file.storage import quantize_file
 
     if setting.precision == "int8":
@@ -14,7 +14,7 @@ def prepare(setting: Setting) -> None:
 
 
 def load(setting: Setting) -> Run:
-    """`Recognizer.recognize`, which gives log-probabilities."""
+    """Load the recognizer; the returned function gives its log-probabilities."""
     from ...data.audio import SAMPLE_RATE
     from ...errors import InputError
     from ...runtime.recognizer import Recognizer

@@ -1,15 +1,15 @@
-"""torch.ao's dynamic int8 of the Linear layers of transformers' model: weights once, activations at each call."""
+"""torch.ao, `quantize_dynamic` on the Linear layers of the model of transformers: int8, the rest in fp32."""
 
 from . import Run, Setting, transformers
 
-prepare = transformers.prepare
+convert = transformers.convert
 
 
 def load(setting: Setting) -> Run:
-    """In torch's default engine for this processor."""
+    """Quantize the model for torch's default int8 engine on this processor."""
     import torch
 
-    network = transformers.network(setting, torch.float32)
-    return transformers.runner(
+    network = transformers.load_model(setting, torch.float32)
+    return transformers.make_run(
         torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8), setting
     )

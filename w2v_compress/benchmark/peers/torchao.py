@@ -1,15 +1,15 @@
-"""torchao's dynamic int8 of the Linear layers of transformers' model, eager: its successor to torch.ao."""
+"""torchao, `quantize_` on the Linear layers of the model of transformers, eager: dynamic int8, the rest in fp32."""
 
 from . import Run, Setting, transformers
 
-prepare = transformers.prepare
+convert = transformers.convert
 
 
 def load(setting: Setting) -> Run:
-    """Quantized in place; a scale for each row of the activations."""
+    """Quantize the model in place, with one scale for each row of the activations."""
     import torch
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    network = transformers.network(setting, torch.float32)
+    network = transformers.load_model(setting, torch.float32)
     quantize_(network, Int8DynamicActivationInt8WeightConfig())
-    return transformers.runner(network, setting)
+    return transformers.make_run(network, setting)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers, eager, with the attention that it chooses itself."""
+"""Hugging Face transformers, `Wav2Vec2ForCTC` in fp32 or bf16: eager, with its default attention implementation."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from . import Logits, Run, Setting, Waveform, padded
+from . import Logits, Run, Setting, Waveform, pad
 
 FOLDER = "transformers"
 
 
-def prepare(setting: Setting) -> None:
-    """The folder that `w2v-compress export --format transformers` writes."""
+def convert(setting: Setting) -> None:
+    """Write the folder of `w2v-compress export --format transformers`."""
     from ...interop.transformers_export import export_transformers
 
     if not (setting.folder / FOLDER).exists():
@@ -21,27 +21,28 @@ def prepare(setting: Setting) -> None:
 
 
 def load(setting: Setting) -> Run:
-    """`Wav2Vec2ForCTC` in fp32 or bf16."""
+    """Load the model in the precision of `setting`."""
     import torch
 
-    return runner(network(setting, {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.precision]), setting)
+    return make_run(load_model(setting, {"fp32": torch.float32, "bf16": torch.bfloat16}[setting.precision]), setting)
 
 
-def network(setting: Setting, dtype: Any) -> Any:
-    """The `Wav2Vec2ForCTC` of the folder, in this precision."""
+def load_model(setting: Setting, dtype: Any) -> Any:
+    """Load the converted `Wav2Vec2ForCTC` with parameters of `dtype`."""
     import torch
 
     torch.set_num_threads(setting.threads)
-    with _hidden("torchaudio", "torchao"):
+    with _hiding("torchaudio", "torchao"):
         from transformers import Wav2Vec2ForCTC
 
         return Wav2Vec2ForCTC.from_pretrained(setting.folder / FOLDER, dtype=dtype, local_files_only=True).eval()
 
 
-def runner(model: Any, setting: Setting) -> Run:
-    """Runs a `Wav2Vec2ForCTC` as its documentation says: with an attention mask only where its processor gives one.
+def make_run(model: Any, setting: Setting) -> Run:
+    """Return the function that runs a `Wav2Vec2ForCTC` as its documentation recommends.
 
-    Models with a group norm have none, and their batches are padded with plain zeros.
+    The model gets an attention mask only if its feature extractor returns one. Models with a group norm get none: their
+    batches are padded with zeros.
     """
     import torch
     from transformers import Wav2Vec2FeatureExtractor
@@ -52,7 +53,7 @@ def runner(model: Any, setting: Setting) -> Run:
 
     @torch.inference_mode()
     def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = (torch.from_numpy(array) for array in padded(waveforms))
+        audio, lengths = (torch.from_numpy(array) for array in pad(waveforms))
         mixed = len(lengths.unique()) > 1
         mask = (torch.arange(audio.shape[1]) < lengths.unsqueeze(1)).long() if masked and mixed else None
         logits = model(audio.to(dtype), attention_mask=mask).logits.float().numpy()
@@ -63,11 +64,11 @@ def runner(model: Any, setting: Setting) -> Run:
 
 
 @contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
-    """Within, these are not installed, unless they have been imported.
+def _hiding(*packages: str) -> Iterator[None]:
+    """Make `packages` appear as not installed inside the context, unless they have been imported before.
 
-    transformers imports both, of which it needs neither here: its start-up is not to include them, and a torchaudio of
-    another build than torch, such as fairseq may bring, cannot be imported.
+    transformers imports them although the model does not need them. This keeps their import out of its start-up time,
+    and avoids the import of a torchaudio that was built for another torch, which fails.
     """
     hidden = [package for package in packages if package not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
