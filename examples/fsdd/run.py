@@ -148,7 +148,7 @@ def prepare_strings(source: Path, run: Run) -> None:
     ):
         listing = write_listing(run.out / "recordings" / folder, listed)
         report = prepare("fsdd", listing, run.out / folder, join=join, join_count=strings, seed=DATA_SEED)
-        print(report.closing_line())
+        print(report.summary())
 
 
 def train_teacher(run: Run) -> None:

@@ -102,7 +102,7 @@ def run(out: Path) -> None:
     data, model, lm, lexicon = (out / name for name in ("data", "teacher.safetensors", "bigram.arpa", "lexicon.txt"))
     out.mkdir(parents=True, exist_ok=True)
     if not (data / "test.tsv").exists():
-        print(prepare("csv", HERE / "corpus", data).closing_line())
+        print(prepare("csv", HERE / "corpus", data).summary())
     if not model.exists():
         export_checkpoint(TEACHER, model)
     training = [utterance.text for utterance in read_manifest(data, "train")]

@@ -189,7 +189,7 @@ def run(out: Path, updates: int, quick: bool) -> None:
     data = out / "data"
     if not (data / "test.tsv").exists():
         say("Preparing the prompts")
-        print(prepare("csv", HERE / "corpus", data).closing_line())
+        print(prepare("csv", HERE / "corpus", data).summary())
     models = build_models(data, out, updates)
     utterances = read_manifest(data, "test")
     rows, reports = measure(models, utterances)

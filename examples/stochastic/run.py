@@ -195,7 +195,7 @@ def prepare_data(corpus: str, source: Path, run: Run) -> None:
         report = prepare("fsdd", listing, run.data, join="1:2", join_count=run.size.strings, seed=DATA_SEED)
     else:
         report = prepare("csv", source, run.data, max_seconds=run.size.max_seconds)
-    print(report.closing_line())
+    print(report.summary())
 
 
 def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:

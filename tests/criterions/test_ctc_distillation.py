@@ -1,4 +1,4 @@
-"""The distillation criterion against literal computations, what it counts and what it refuses."""
+"""The distillation criterion against literal computations, its sample size, and invalid settings."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
-import w2v_compress.models  # noqa: F401  (mends and registers)
+import w2v_compress.models  # noqa: F401  (patches fairseq and registers)
 from w2v_compress.criterions import ctc_distillation
 from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig
 from w2v_compress.errors import InputError
@@ -16,7 +16,7 @@ from w2v_compress.nn import Architecture
 
 
 def literal_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:
-    """T^2 sum_frames sum_units p (log p - log q), in float64, of (frames, units)."""
+    """Return T^2 sum_frames sum_units p (log p - log q) of logits (frames, units) in float64."""
     p, q = ((logits.double() / temperature).log_softmax(-1) for logits in (teacher, student))
     return temperature**2 * (p.exp() * (p - q)).sum().item()
 
@@ -42,7 +42,7 @@ def teacher_path(tmp_path, tiny_model):
 
 @pytest.fixture
 def parts(tiny_model, teacher_path):
-    """A task, a student of it and the teacher's network."""
+    """A task, a student and the network of the teacher."""
     model = tiny_model()
     task = make_task(model)
     return task, make_student(task, model.header.architecture), read_model(teacher_path).build()
@@ -50,7 +50,7 @@ def parts(tiny_model, teacher_path):
 
 @pytest.fixture
 def criterion(parts, teacher_path):
-    """criterion(**settings) with that teacher, computing in fp32."""
+    """Return criterion(**settings), which builds the criterion with that teacher in fp32."""
 
     def make(**settings: object) -> CtcDistillation:
         chosen = {"teacher_checkpoint": str(teacher_path), "teacher_precision": "fp32", **settings}
@@ -75,7 +75,7 @@ def sample(samples: int = 12000, shorter: int = 7000) -> dict:
     }
 
 
-def test_loss_is_the_weighted_sum_over_valid_frames_alone(parts, criterion):
+def test_loss_is_the_weighted_sum_over_valid_frames(parts, criterion):
     _, student, teacher = parts
     student.eval()
     weights = {"kl_weight": 0.7, "features_penalty_weight": 0.3, "ctc_weight": 0.2}
@@ -95,7 +95,7 @@ def test_loss_is_the_weighted_sum_over_valid_frames_alone(parts, criterion):
     assert loss.item() == pytest.approx(0.7 * kl + 0.3 * features_penalty + 0.2 * log["ctc"], rel=1e-3)
 
 
-def test_ctc_term_is_torchs(parts, criterion):
+def test_ctc_term_equals_torchs(parts, criterion):
     _, student, _ = parts
     student.eval()
     batch = sample()
@@ -109,11 +109,11 @@ def test_ctc_term_is_torchs(parts, criterion):
         lengths = frames, torch.tensor([len(target)])
         total += torch.nn.functional.ctc_loss(log_probs, target[None], *lengths, reduction="sum").item()
     assert loss.item() == log["ctc"] == pytest.approx(total, rel=1e-4)
-    assert "kl" not in log  # without its weight, the teacher is not run
+    assert "kl" not in log  # the teacher is not run without its weights
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_released_reduction_is_that_of_the_papers_code(parts, criterion, temperature):
+def test_the_released_reduction_equals_the_released_code(parts, criterion, temperature):
     """`KLDivLoss(reduction="batchmean") * T^2 + mean(features^2)`, padded frames included, in float64."""
     _, student, teacher = parts
     student.eval()
@@ -170,16 +170,18 @@ def test_a_narrower_student_learns_through_projections(parts, teacher_path, tiny
     assert narrow.w2v_encoder.w2v_model.encoder.layers[0].fc1.weight.grad.abs().sum() > 0
 
 
-def test_hidden_states_need_a_student_that_has_them(parts, teacher_path):
+def test_hidden_states_need_a_supported_model(parts, teacher_path):
     task, _, _ = parts
     del task.student_architecture
-    with pytest.raises(InputError, match="hidden_weight needs hidden states, which only model=student_ctc gives"):
+    with pytest.raises(
+        InputError, match="hidden_weight needs hidden states; model must be student_ctc or compressed_ctc"
+    ):
         CtcDistillation(
             CtcDistillationConfig(teacher_checkpoint=str(teacher_path), hidden_weight=1.0, sentence_avg=False), task
         )
 
 
-def test_the_teacher_is_frozen_and_not_part_of_the_criterion(parts, criterion):
+def test_the_teacher_is_frozen_and_not_saved_with_the_criterion(parts, criterion):
     _, student, teacher = parts
     loss_function = criterion()
     assert not list(loss_function.parameters())
@@ -194,7 +196,7 @@ def test_the_teacher_is_frozen_and_not_part_of_the_criterion(parts, criterion):
     assert student.w2v_encoder.proj.weight.grad.abs().sum() > 0
 
 
-def test_the_loss_is_near_in_half_precision(parts, criterion):
+def test_the_loss_is_close_in_half_precision(parts, criterion):
     _, student, _ = parts
     student.eval()
     exact = criterion()(student, sample())[2]["kl"]
@@ -215,7 +217,7 @@ def test_cached_posteriors_give_the_same_loss(parts, criterion, tmp_path, monkey
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
 
 
-def test_teacher_of_another_frame_rate_is_refused(parts, tiny_model, tmp_path):
+def test_a_teacher_of_another_frame_rate_is_rejected(parts, tiny_model, tmp_path):
     task, student, _ = parts
     architecture = student.w2v_encoder.architecture
     slower = tmp_path / "slower.safetensors"
@@ -225,7 +227,7 @@ def test_teacher_of_another_frame_rate_is_refused(parts, tiny_model, tmp_path):
         CtcDistillation(cfg, task)(student, sample())
 
 
-def test_a_teacher_with_other_units_or_without_head_is_refused(parts, criterion, tiny_model, tmp_path):
+def test_a_teacher_with_other_units_or_without_head_is_rejected(parts, criterion, tiny_model, tmp_path):
     other = tmp_path / "other.safetensors"
     write_model(other, tiny_model(num_units=31))
     with pytest.raises(InputError, match=r"other\.safetensors: its dictionary differs from that of task\.data"):
@@ -249,17 +251,17 @@ def test_a_teacher_with_other_units_or_without_head_is_refused(parts, criterion,
         ({"kl_weight": 0.0, "features_penalty_weight": 0.0}, "are all 0"),
         ({"hidden_weight": 1.0, "hidden_cosine_weight": float("inf")}, "hidden_cosine_weight is inf"),
         ({"hidden_weight": 1.0, "hidden_layers": ["5:1"]}, "the teacher's layers are 1 to 4, not 5"),
-        ({"hidden_weight": 1.0, "teacher_cache": "c"}, "teacher_cache holds no hidden states"),
-        ({"reduction": "released", "teacher_cache": "c"}, "teacher_cache holds no padded frames"),
+        ({"hidden_weight": 1.0, "teacher_cache": "c"}, "teacher_cache has no hidden states"),
+        ({"reduction": "released", "teacher_cache": "c"}, "teacher_cache has no padded frames"),
         ({"teacher_precision": "int4"}, "teacher_precision is 'int4'; it must be one of auto, fp32, bf16, fp16"),
     ],
 )
-def test_wrong_settings_are_named(criterion, settings, message):
+def test_invalid_settings_are_rejected(criterion, settings, message):
     with pytest.raises(InputError, match=message):
         criterion(**settings)
 
 
-def test_an_empty_teacher_is_named(parts):
+def test_an_empty_teacher_is_rejected(parts):
     task, _, _ = parts
     with pytest.raises(InputError, match=r"criterion\.teacher_checkpoint is empty"):
         ctc_distillation.CtcDistillation(CtcDistillationConfig(sentence_avg=False), task)

@@ -10,7 +10,7 @@ import soundfile
 
 @pytest.fixture
 def speech() -> Callable[..., np.ndarray]:
-    """speech(seconds, rate=16000, channels=1) -> (samples,) or (samples, channels): noise at the level of speech."""
+    """Return speech(seconds, rate=16000, channels=1), which makes noise (samples,) or (samples, channels)."""
 
     def make(seconds: float, rate: int = 16_000, channels: int = 1) -> np.ndarray:
         samples = 0.1 * np.random.default_rng(0).standard_normal((round(seconds * rate), channels))
@@ -21,7 +21,7 @@ def speech() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def encoded(speech) -> Callable[..., bytes]:
-    """encoded("wav" | "flac" | "ogg" | "opus" | "aiff" | "mp3") -> the bytes of a file that lasts three seconds."""
+    """Return encoded(kind), which makes the bytes of a 3 s file: wav, flac, ogg, opus, aiff or mp3."""
 
     def make(kind: str) -> bytes:
         file = io.BytesIO()
@@ -35,7 +35,7 @@ def encoded(speech) -> Callable[..., bytes]:
 
 @pytest.fixture
 def corpus(tmp_path: Path, speech) -> Callable[..., Path]:
-    """corpus(rows) -> a folder with `utterances.csv` of (path, text, split) and one sound file, `good.wav`."""
+    """Return corpus(*rows), which makes a folder with `utterances.csv` of (path, text, split) and `good.wav`."""
 
     def make(*rows: tuple[str, str, str]) -> Path:
         folder = tmp_path / "corpus"

@@ -21,11 +21,11 @@ def test_other_rates_are_resampled(rate: int) -> None:
     audio = read_audio(tone(rate), rate)
     assert audio.dtype == np.float32
     assert abs(audio.size - 16_000) <= 1
-    middle = slice(1_000, 15_000)  # a resampler's filter has no neighbours at the ends
+    middle = slice(1_000, 15_000)  # the resampling filter has no context at the ends
     np.testing.assert_allclose(audio[middle], tone(16_000)[middle], atol=2e-3)
 
 
-def test_samples_at_16_khz_are_untouched(tmp_path: Path) -> None:
+def test_samples_at_16_khz_are_unchanged(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(16_000), 16_000, subtype="FLOAT")
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav"), tone(16_000))
     np.testing.assert_array_equal(read_audio(str(tmp_path / "a.wav")), read_audio(tone(16_000), 16_000))
@@ -83,25 +83,25 @@ def test_arrays_of_integers_are_scaled(samples: object, expected: list[float]) -
         (np.zeros(10, np.float32), 10**6, "1000000 Hz"),
     ],
 )
-def test_arrays_are_refused(samples: object, rate: int | None, message: str) -> None:
+def test_invalid_arrays_are_rejected(samples: object, rate: int | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_audio(samples, rate)
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "aiff", "mp3"])
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
-def test_cut_short(kind: str, kept: float, encoded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.02, 0.5, 0.999])
+def test_truncated_files_are_rejected(kind: str, fraction: float, encoded, tmp_path: Path) -> None:
     whole = encoded(kind)
     path = tmp_path / f"cut.{kind}"
-    path.write_bytes(whole[: int(len(whole) * kept)])
+    path.write_bytes(whole[: int(len(whole) * fraction)])
     with pytest.raises(AudioError, match=r"cut\.\w+: .*cut short") as caught:
         read_audio(path)
     assert caught.value.reason == "unreadable"
 
 
 @pytest.mark.parametrize("kind", ["ogg", "opus"])
-def test_ogg_cut_between_pages(kind: str, encoded, tmp_path: Path) -> None:
-    # every page that is left is whole: only the missing mark of the last one tells
+def test_ogg_truncated_between_pages_is_rejected(kind: str, encoded, tmp_path: Path) -> None:
+    # all remaining pages are complete; only the end-of-stream flag is missing
     whole = encoded(kind)
     path = tmp_path / f"cut.{kind}"
     path.write_bytes(whole[: whole.rindex(b"OggS")])
@@ -110,7 +110,7 @@ def test_ogg_cut_between_pages(kind: str, encoded, tmp_path: Path) -> None:
 
 
 def test_wav_of_unknown_length_is_read(encoded, tmp_path: Path) -> None:
-    # ffmpeg writes these to a pipe
+    # as ffmpeg writes to a pipe
     whole = bytearray(encoded("wav"))
     whole[4:8] = whole[40:44] = b"\xff" * 4
     (tmp_path / "pipe.wav").write_bytes(whole)
@@ -127,16 +127,16 @@ def test_wav_with_a_chunk_before_and_after_its_data(encoded, tmp_path: Path) -> 
         read_audio(tmp_path / "b.wav")
 
 
-def test_flac_of_unknown_length_is_refused(encoded, tmp_path: Path) -> None:
+def test_flac_of_unknown_length_is_rejected(encoded, tmp_path: Path) -> None:
     whole = bytearray(encoded("flac"))
     whole[21] &= 0xF0  # the 36 bits of STREAMINFO that count the samples
     whole[22:26] = bytes(4)
     (tmp_path / "pipe.flac").write_bytes(whole)
-    with pytest.raises(AudioError, match="how long it is"):
+    with pytest.raises(AudioError, match="gives no length"):
         read_audio(tmp_path / "pipe.flac")
 
 
-def test_damaged_flac_is_refused(encoded, tmp_path: Path) -> None:
+def test_damaged_flac_is_rejected(encoded, tmp_path: Path) -> None:
     whole = bytearray(encoded("flac"))
     whole[len(whole) // 2] ^= 0xFF
     (tmp_path / "a.flac").write_bytes(whole)
@@ -154,7 +154,7 @@ def test_damaged_flac_is_refused(encoded, tmp_path: Path) -> None:
         ("", None, "unreadable"),
     ],
 )
-def test_files_are_refused(name: str, content: bytes | None, reason: str, tmp_path: Path) -> None:
+def test_invalid_files_are_rejected(name: str, content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -165,19 +165,19 @@ def test_files_are_refused(name: str, content: bytes | None, reason: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_a_header_without_samples_is_empty(tmp_path: Path) -> None:
+def test_a_file_without_samples_is_rejected(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 16_000)
     with pytest.raises(AudioError, match="holds no samples"):
         read_audio(tmp_path / "a.wav")
 
 
-def test_a_rate_beside_a_path_is_refused(encoded, tmp_path: Path) -> None:
+def test_a_rate_with_a_path_is_rejected(encoded, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encoded("wav"))
     with pytest.raises(InputError, match="`rate`"):
         read_audio(tmp_path / "a.wav", 8_000)
 
 
-def test_overlong_files_are_refused_before_they_are_decoded(encoded, tmp_path: Path) -> None:
+def test_overlong_files_are_rejected(encoded, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encoded("wav"))
     assert decode_file(tmp_path / "a.wav", max_seconds=3.0).samples.shape == (48_000, 1)
     with pytest.raises(AudioError, match=r"lasts 3\.00 s; at most 2\.9 s") as caught:
@@ -189,7 +189,7 @@ def test_overlong_files_are_refused_before_they_are_decoded(encoded, tmp_path: P
     ("samples", "silent"),
     [
         (np.zeros(16_000), True),
-        (np.full(16_000, 0.3), True),  # a constant cannot be heard
+        (np.full(16_000, 0.3), True),  # a constant is silent
         (np.tile([-SILENCE, SILENCE], 8_000), True),
         (np.tile([-2 * SILENCE, 2 * SILENCE], 8_000), False),
     ],
@@ -210,7 +210,7 @@ def test_opposite_channels_cancel_to_silence() -> None:
 
 def test_normalize_is_the_layer_norm_of_fairseq(speech) -> None:
     torch = pytest.importorskip("torch")
-    for audio in (speech(1.0) + 0.3, 1e-4 * speech(0.1)):  # the second feels the epsilon
+    for audio in (speech(1.0) + 0.3, 1e-4 * speech(0.1)):  # the second is small enough for the epsilon to matter
         expected = torch.nn.functional.layer_norm(torch.from_numpy(audio), audio.shape).numpy()
         np.testing.assert_allclose(normalize(audio), expected, atol=1e-5)
 
@@ -227,7 +227,7 @@ FORMATS = {
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2)])
-def test_blocks_of_a_file_are_what_libraries_make_of_the_whole(
+def test_blocks_of_a_file_equal_soundfile_and_soxr_on_the_whole_file(
     kind: str, rate: int, channels: int, speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"a.{kind}"
@@ -255,14 +255,14 @@ def test_blocks_of_an_array(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(np.concatenate(blocks), expected, rtol=0, atol=1e-6)
 
 
-def test_speech_in_an_array_is_not_copied() -> None:
+def test_arrays_are_not_copied() -> None:
     samples = tone(16_000, seconds=60.0)
     blocks = list(open_audio(samples, 16_000).blocks())
     assert len(blocks) > 1
     assert all(np.shares_memory(block, samples) for block in blocks)
 
 
-def test_the_blocks_before_a_fault_can_be_had(speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_before_an_error_are_read(speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_VALUES", 8_000)
     encoded = io.BytesIO()
     soundfile.write(encoded, speech(10.0), 16_000, format="FLAC", subtype="PCM_16")
@@ -280,7 +280,7 @@ def test_the_blocks_before_a_fault_can_be_had(speech, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_moments_of_blocks_are_those_of_the_whole(offset: float, speech) -> None:
+def test_moments_of_blocks_equal_those_of_all_samples(offset: float, speech) -> None:
     audio = speech(2.0) + np.float32(offset)
     audio[:5_000] *= np.float32(0.5)
     moments = Moments()
@@ -294,7 +294,7 @@ def test_moments_of_blocks_are_those_of_the_whole(offset: float, speech) -> None
 
 
 class Pipe(io.RawIOBase):
-    """What comes from another program: read once, from its beginning to its end."""
+    """A file object that cannot seek."""
 
     def __init__(self, content: bytes) -> None:
         self._content = io.BytesIO(content)
@@ -307,7 +307,7 @@ class Pipe(io.RawIOBase):
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "opus"])
-def test_bytes_and_file_objects_give_what_the_file_gives(kind: str, encoded, tmp_path: Path) -> None:
+def test_bytes_and_file_objects_equal_the_file(kind: str, encoded, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes(encoded(kind))
     expected = read_audio(path)
@@ -315,12 +315,12 @@ def test_bytes_and_file_objects_give_what_the_file_gives(kind: str, encoded, tmp
     with path.open("rb") as file:
         for source in (content, bytearray(content), io.BytesIO(content), file, Pipe(content)):
             opened = open_audio(source)
-            for _ in range(2):  # as long audio is
+            for _ in range(2):  # sources are read twice for long audio
                 np.testing.assert_array_equal(np.concatenate(list(opened.blocks())), expected)
     assert open_audio(path.open("rb")).name == str(path)
 
 
-def test_file_objects_that_are_no_audio(encoded, tmp_path: Path) -> None:
+def test_invalid_file_objects_are_rejected(encoded, tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(encoded("wav"))
     closed = path.open("rb")
@@ -340,7 +340,7 @@ def test_file_objects_that_are_no_audio(encoded, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
-def test_wav_from_a_pipe_says_no_length(encoded, size: int) -> None:
+def test_wav_with_a_placeholder_length_is_read(encoded, size: int) -> None:
     content = bytearray(encoded("wav"))
     place = content.index(b"data") + 4
     for start in (4, place):

@@ -30,7 +30,7 @@ def test_csv(tmp_path: Path) -> None:
         (b"path,text,split\n" + b"a" * 200_000 + b",A,train\n", "not a CSV file"),
     ],
 )
-def test_wrong_csv(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_csv_files_are_rejected(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_csv(tmp_path / "a.csv")
@@ -48,8 +48,8 @@ def test_librispeech(tmp_path: Path) -> None:
     found = [(recording.parts[0].name, recording.text, recording.split) for recording in recordings]
     assert found == [
         ("84-121123-0000.flac", "GO DO", "dev-clean"),
-        ("84-121123-0001.flac", "YOU HEAR", "dev-clean"),  # its audio is missing, which prepare will say
-        ("84-121123-0002.flac", "", "dev-clean"),  # nobody wrote down what it says
+        ("84-121123-0001.flac", "YOU HEAR", "dev-clean"),  # the audio is missing, which `prepare` reports
+        ("84-121123-0002.flac", "", "dev-clean"),  # no transcript
         ("103-1240-0000.flac", "GO DO", "train-clean-100"),
         ("103-1240-0001.flac", "YOU HEAR", "train-clean-100"),
         ("103-1240-0002.flac", "", "train-clean-100"),
@@ -60,7 +60,7 @@ def test_librispeech(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reader", "message"), [(read_librispeech, r"\*\.trans\.txt"), (read_fsdd, "neither recordings")]
 )
-def test_folders_of_something_else(reader, message: str, tmp_path: Path) -> None:
+def test_other_folders_are_rejected(reader, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         reader(tmp_path)
 
@@ -96,7 +96,7 @@ def digits() -> list[Recording]:
     ]
 
 
-def test_joining_keeps_to_a_speaker_and_split(digits: list[Recording]) -> None:
+def test_joining_stays_within_speaker_and_split(digits: list[Recording]) -> None:
     joined = join_recordings(digits, (3, 7))
     for string in joined:
         assert 3 <= len(string.parts) <= 7

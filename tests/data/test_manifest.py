@@ -11,7 +11,7 @@ from w2v_compress.errors import InputError
 
 @pytest.fixture
 def utterances(tmp_path: Path) -> list[Utterance]:
-    """Two, in different folders of which one has a space and a colon in its name."""
+    """Two utterances in different folders; one path has a space and a colon."""
     made = []
     for name, samples, text in (("a b/x:1.flac", 3_000, "ONE"), ("c/y.wav", 2_000, "IT'S TWO")):
         path = tmp_path / "corpus" / name
@@ -54,7 +54,9 @@ def test_fairseq_reads_the_same(utterances: list[Utterance], tmp_path: Path) -> 
         ({"dev.wrd": b"\xff\n\xff\n"}, "dev.wrd: is not UTF-8"),
     ],
 )
-def test_wrong_manifests(change: dict, message: str, utterances: list[Utterance], tmp_path: Path) -> None:
+def test_invalid_manifests_are_rejected(
+    change: dict, message: str, utterances: list[Utterance], tmp_path: Path
+) -> None:
     for subset in ("dev", "test"):
         write_manifest(tmp_path, subset, utterances, Units.letters())
     for name, content in change.items():
@@ -65,7 +67,7 @@ def test_wrong_manifests(change: dict, message: str, utterances: list[Utterance]
         read_manifest(tmp_path, "dev")
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: no such folder"):
         read_manifest(tmp_path / "absent", "dev")
 

@@ -35,7 +35,7 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str 
 
 @pytest.fixture
 def mixed(corpus, encoded, speech) -> Path:
-    """One utterance that can be used as it is, and five that have to be converted; two that would share a name."""
+    """A corpus of one utterance used in place and five to convert, two of which have the same stem."""
     names = ("low.wav", "stereo.wav", "same.opus", "same.ogg", "16k.aiff")
     folder = corpus(GOOD, *((name, "YES IT'S SO", "dev" if "same" in name else "train") for name in names))
     write_wav(folder / "low.wav", speech(1.5, 8_000), 8_000)
@@ -66,7 +66,7 @@ def test_csv_to_manifests(mixed: Path, tmp_path: Path) -> None:
         information = soundfile.info(utterance.path)
         assert (information.samplerate, information.channels) == (16_000, 1)
         assert information.frames == utterance.samples
-    # 16 bits are as close as FLAC comes
+    # FLAC rounds to 16 bits
     np.testing.assert_allclose(read_audio(train[2].path), read_audio(mixed / "low.wav"), atol=2**-15)
     assert (out / "train.ltr").read_text().splitlines()[1] == "G O | O N |"
     assert Units.read_dictionary(out / "dict.ltr.txt") == Units.letters()
@@ -78,7 +78,7 @@ def test_the_same_corpus_gives_the_same_files(mixed: Path, tmp_path: Path) -> No
     first = files(out)
     assert {"train.tsv", "dev.ltr", "audio/low.flac"} <= set(first)
     prepare("csv", mixed / "utterances.csv", out, workers=4)
-    assert files(out) == first  # nothing is left over either
+    assert files(out) == first  # and no other file
 
 
 def test_wav_on_request(mixed: Path, tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_sentencepiece(mixed: Path, tmp_path: Path) -> None:
     assert (again / "dev.spm").read_bytes() == (out / "dev.spm").read_bytes()
 
 
-def test_sentencepiece_learns_from_train_alone(corpus, encoded, tmp_path: Path) -> None:
+def test_sentencepiece_is_trained_on_train_splits(corpus, encoded, tmp_path: Path) -> None:
     folder = corpus(GOOD, ("dev.flac", "ZZ", "dev"))
     (folder / "dev.flac").write_bytes(encoded("flac"))
-    with pytest.raises(InputError, match="nothing is left of the split 'dev'"):
+    with pytest.raises(InputError, match="the split 'dev' has no valid utterance"):
         prepare("csv", folder, tmp_path / "out", units="sentencepiece", vocab_size=4)
     assert rejected(tmp_path / "out")[0][1:] == [
         "characters outside the units",
-        "its text holds Z, not among the units",
+        "its text has Z, not among the units",
     ]
 
 
@@ -132,7 +132,7 @@ def test_text_takes_the_case_of_a_given_dictionary(corpus, tmp_path: Path) -> No
 
 
 def too_short_for(text: str) -> int:
-    """The most samples that are a frame too few for `text`, which has no repeated letters."""
+    """Return the largest number of samples with too few frames for `text`, which has no repeated letters."""
     labels = len(Units.letters().encode(text))
     samples = 400
     while Architecture().frames(samples + 1) < labels:
@@ -140,7 +140,7 @@ def too_short_for(text: str) -> int:
     return samples
 
 
-REFUSED = {
+REJECTED = {
     "missing": ("absent.wav", "YES", "train"),
     "unreadable": ("text.wav", "YES", "train"),
     "unreadable, cut short": ("cut.flac", "YES", "train"),
@@ -159,8 +159,8 @@ REFUSED = {
 
 
 @pytest.fixture
-def spoilt(corpus, encoded, speech) -> Path:
-    """The folder that has every file that `REFUSED` names, and a good one."""
+def with_invalid_files(corpus, encoded, speech) -> Path:
+    """A corpus with every file in `REJECTED`, and a valid one."""
     folder = corpus(GOOD)
     (folder / "text.wav").write_text("not audio")
     (folder / "cut.flac").write_bytes(encoded("flac")[:-100])
@@ -175,59 +175,59 @@ def spoilt(corpus, encoded, speech) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_one_by_one(case: str, spoilt: Path, corpus, tmp_path: Path) -> None:
-    row, reason, out = REFUSED[case], case.split(",")[0], tmp_path / "out"
+@pytest.mark.parametrize("case", REJECTED)
+def test_each_reason_for_rejection(case: str, with_invalid_files: Path, corpus, tmp_path: Path) -> None:
+    row, reason, out = REJECTED[case], case.split(",")[0], tmp_path / "out"
     corpus(GOOD, row)
-    report = prepare("csv", spoilt, out, max_seconds=5.0)
+    report = prepare("csv", with_invalid_files, out, max_seconds=5.0)
     assert report.rejected == {reason: 1}
-    assert report.closing_line() == f"{out}: train 1 (0.00 h); 1 refused (1 {reason})"
+    assert report.summary() == f"{out}: train 1 (0.00 h); 1 rejected (1 {reason})"
     [(path, written, detail)] = rejected(out)
-    assert Path(path) == spoilt / row[0]
+    assert Path(path) == with_invalid_files / row[0]
     assert written == reason
     assert detail
     assert [utterance.text for utterance in read_manifest(out, "train")] == ["GO ON"]
 
     strict = tmp_path / "strict"
-    with pytest.raises(InputError, match=f"1 refused .1 {reason}.*strict"):
-        prepare("csv", spoilt, strict, max_seconds=5.0, strict=True)
+    with pytest.raises(InputError, match=f"1 rejected .1 {reason}.*strict"):
+        prepare("csv", with_invalid_files, strict, max_seconds=5.0, strict=True)
     assert sorted(files(strict)) == ["rejected.tsv"]
 
 
-def test_one_sample_more_is_long_enough(spoilt: Path, corpus, speech, tmp_path: Path) -> None:
+def test_one_sample_more_is_long_enough(with_invalid_files: Path, corpus, speech, tmp_path: Path) -> None:
     # the bound of "too short" is exact, for labels alone and for a repeated one
     corpus(("short.wav", "YES", "train"), ("repeats.wav", "ALE", "train"))
-    write_wav(spoilt / "short.wav", speech((too_short_for("YES") + 1) / 16_000))
-    assert prepare("csv", spoilt, tmp_path / "out").splits["train"].utterances == 2
+    write_wav(with_invalid_files / "short.wav", speech((too_short_for("YES") + 1) / 16_000))
+    assert prepare("csv", with_invalid_files, tmp_path / "out").splits["train"].utterances == 2
 
 
-def test_refusals_are_counted_by_reason(spoilt: Path, corpus, tmp_path: Path) -> None:
-    corpus(GOOD, *REFUSED.values())
-    report = prepare("csv", spoilt, tmp_path / "out", max_seconds=5.0, strict=False)
+def test_rejections_are_counted_by_reason(with_invalid_files: Path, corpus, tmp_path: Path) -> None:
+    corpus(GOOD, *REJECTED.values())
+    report = prepare("csv", with_invalid_files, tmp_path / "out", max_seconds=5.0, strict=False)
     assert report.splits["train"].utterances == 1
     # lost.wav is listed twice
-    assert sum(report.rejected.values()) == len(REFUSED)
+    assert sum(report.rejected.values()) == len(REJECTED)
     assert report.rejected["too short"] == report.rejected["unreadable"] == report.rejected["duplicate path"] == 2
-    assert "14 refused (2 " in report.closing_line()
+    assert "14 rejected (2 " in report.summary()
     paths = [row[0] for row in rejected(tmp_path / "out")]
     assert paths == sorted(paths)
 
 
-def test_a_split_with_nothing_left(corpus, tmp_path: Path) -> None:
+def test_a_split_without_valid_utterances(corpus, tmp_path: Path) -> None:
     folder = corpus(GOOD, ("absent.wav", "YES", "dev"))
-    with pytest.raises(InputError, match=r"nothing is left of the split 'dev'; 1 refused \(1 missing\)"):
+    with pytest.raises(InputError, match=r"the split 'dev' has no valid utterance; 1 rejected \(1 missing\)"):
         prepare("csv", folder, tmp_path / "out")
     assert sorted(files(tmp_path / "out")) == ["rejected.tsv"]
 
 
-def test_nothing_left_at_all(corpus, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nothing is left;.*invalid split name"):
+def test_no_valid_utterance_at_all(corpus, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no utterance is valid;.*invalid split name"):
         prepare("csv", corpus(("good.wav", "YES", "")), tmp_path / "out")
-    with pytest.raises(InputError, match="holds no utterances"):
+    with pytest.raises(InputError, match="has no utterances"):
         prepare("csv", corpus(), tmp_path / "out")
 
 
-def test_paths_that_a_manifest_cannot_hold_are_converted(corpus, speech, tmp_path: Path) -> None:
+def test_audio_whose_path_does_not_fit_a_manifest_is_converted(corpus, speech, tmp_path: Path) -> None:
     folder = corpus(("a\tb.wav", "YES", "train"), (" c /d.wav", "NO", "train"))
     (folder / " c ").mkdir()
     for name in ("a\tb.wav", " c /d.wav"):
@@ -281,9 +281,9 @@ def test_a_full_disk(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files(tmp_path / "out") == {}
 
 
-def test_a_folder_that_cannot_be_made(corpus, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(corpus, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="the folder cannot be made"):
+    with pytest.raises(InputError, match="the folder cannot be created"):
         prepare("csv", corpus(GOOD), tmp_path / "file/out")
     with pytest.raises(InputError, match="without odd spaces"):
         prepare("csv", corpus(GOOD), tmp_path / "out\n")
@@ -292,30 +292,30 @@ def test_a_folder_that_cannot_be_made(corpus, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("corpus_name", "options", "message"),
     [
-        ("tedlium", {}, "'tedlium' is not known; it must be one of csv, librispeech, fsdd"),
+        ("tedlium", {}, "corpus is 'tedlium'; it must be one of csv, librispeech, fsdd"),
         ("csv", {"units": "words"}, "units is 'words'; it must be one of letter, sentencepiece"),
         ("csv", {"audio_format": "mp3"}, "audio_format is 'mp3'"),
-        ("csv", {"vocab_size": 10}, "vocab_size goes with"),
-        ("csv", {"units": "sentencepiece"}, "need a vocab_size"),
+        ("csv", {"vocab_size": 10}, "vocab_size is allowed only with"),
+        ("csv", {"units": "sentencepiece"}, "vocab_size is None"),
         ("csv", {"units": "sentencepiece", "vocab_size": 0}, "at least 1"),
         ("csv", {"max_seconds": 0.0}, "max_seconds is 0"),
         ("csv", {"max_seconds": float("nan")}, "max_seconds is nan"),
         ("csv", {"workers": 0}, "workers is 0"),
         ("csv", {"dictionary": Path("absent.txt")}, "absent.txt: cannot be read"),
-        ("csv", {"join": "3:7"}, "join goes with the corpus fsdd"),
+        ("csv", {"join": "3:7"}, "join is allowed only with the corpus fsdd"),
         ("fsdd", {"join": "7:3"}, "join is '7:3'"),
         ("fsdd", {"join": "3"}, "join is '3'"),
-        ("fsdd", {"join_count": 5}, "join_count goes with join"),
+        ("fsdd", {"join_count": 5}, "join_count is allowed only with join"),
         ("fsdd", {"join": "3:7", "join_count": 0}, "join_count is 0"),
     ],
 )
-def test_wrong_arguments(corpus_name: str, options: dict, message: str, corpus, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(corpus_name: str, options: dict, message: str, corpus, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         prepare(corpus_name, corpus(GOOD), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_no_source(tmp_path: Path) -> None:
+def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="absent: no such file or folder"):
         prepare("csv", tmp_path / "absent", tmp_path / "out")
 
@@ -337,7 +337,7 @@ def test_joined_digits(speech, tmp_path: Path) -> None:
         assert utterance.path.parent == tmp_path / "out/audio/dev"
 
 
-def test_a_joined_string_names_the_file_that_spoils_it(tmp_path: Path, speech) -> None:
+def test_rejected_joined_recordings_name_the_invalid_file(tmp_path: Path, speech) -> None:
     folder = tmp_path / "fsdd"
     (folder / "recordings").mkdir(parents=True)
     write_wav(folder / "recordings/1_theo_10.wav", np.zeros(8_000), 8_000)
@@ -349,7 +349,7 @@ def test_a_joined_string_names_the_file_that_spoils_it(tmp_path: Path, speech) -
     assert "1_theo_10.wav" in detail
 
 
-def test_a_joined_string_can_be_overlong(tmp_path: Path, speech) -> None:
+def test_joined_recordings_can_be_overlong(tmp_path: Path, speech) -> None:
     folder = tmp_path / "fsdd"
     (folder / "recordings").mkdir(parents=True)
     for speaker, seconds in (("theo", 0.4), ("lucas", 0.6)):
@@ -369,9 +369,9 @@ def test_a_row_without_text_is_not_joined(speech, tmp_path: Path) -> None:
     assert [utterance.text for utterance in read_manifest(tmp_path / "out", "train")] == ["ONE ONE"]
 
 
-def test_closing_line() -> None:
+def test_summary() -> None:
     report = PrepareReport("out", {"dev": SplitReport(3, 0.014), "train": SplitReport(20, 1.5)}, {})
-    assert report.closing_line() == "out: dev 3 (0.01 h), train 20 (1.50 h); none refused"
+    assert report.summary() == "out: dev 3 (0.01 h), train 20 (1.50 h); none rejected"
 
 
 @pytest.mark.parametrize(
@@ -379,6 +379,6 @@ def test_closing_line() -> None:
     [("audio, corpora, manifest, units", "torch=None, fairseq=None"), ("prepare", "fairseq=None")],
 )
 def test_imports(modules: str, without: str) -> None:
-    # None in sys.modules makes an import fail. What `prepare` takes from nn/ may bring torch along
+    # None in sys.modules makes an import fail; `prepare` may import torch through nn/
     code = f"import sys; sys.modules.update({without}); from w2v_compress.data import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)

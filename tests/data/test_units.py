@@ -14,7 +14,7 @@ def pieces() -> Units:
     return Units.train_sentencepiece(TEXTS, 24)
 
 
-def test_letters_are_those_of_fairseq() -> None:
+def test_letters_equal_those_of_fairseq() -> None:
     # https://dl.fbaipublicfiles.com/fairseq/wav2vec/dict.ltr.txt, without its counts
     published = "| E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z"
     assert " ".join(Units.letters().symbols) == f"<s> <pad> </s> <unk> {published}"
@@ -25,7 +25,7 @@ def test_letter_labels() -> None:
     assert units.labels("IT'S  SO ") == "I T ' S | S O |"
     assert units.encode("TEE A") == [6, 5, 5, 4, 7, 4]
     assert units.decode([6, 5, 5, 4, 7, 4]) == "TEE A"
-    assert units.decode([0, 4, 4, 6, 3, 4, 4, 1, 7, 2]) == "T A"  # blanks and repeated word ends say nothing
+    assert units.decode([0, 4, 4, 6, 3, 4, 4, 1, 7, 2]) == "T A"  # blanks and repeated word ends add nothing
     assert units.encode("") == []
 
 
@@ -38,7 +38,7 @@ def test_pieces_round_trip(pieces: Units) -> None:
     assert any(len(piece) > 2 for piece in pieces.symbols[4:])  # more than letters
 
 
-def test_pieces_are_a_function_of_the_texts(pieces: Units) -> None:
+def test_equal_texts_give_equal_pieces(pieces: Units) -> None:
     assert Units.train_sentencepiece(TEXTS, 24) == pieces
     assert Units.train_sentencepiece(TEXTS, 23) != pieces
 
@@ -62,7 +62,7 @@ def test_characters_outside_the_pieces(text: str, unknown: str, pieces: Units) -
     ("symbols", "expected"),
     [("|AB", "AÉ"), ("|ab", "aé"), ("|aB", "aÉ")],
 )
-def test_text_takes_the_case_of_the_units(symbols: str, expected: str) -> None:
+def test_text_is_converted_to_the_case_of_the_units(symbols: str, expected: str) -> None:
     units = Units("letter", (*SPECIALS, *symbols, "madeupword0000"))
     assert units.normalize_text(" aE\N{COMBINING ACUTE ACCENT}\n") == expected
 
@@ -91,7 +91,7 @@ def test_fairseq_reads_the_same_classes(pieces: Units, tmp_path: Path) -> None:
             assert line.tolist() == units.encode(text)
 
 
-def test_we_read_what_fairseq_pads(tmp_path: Path) -> None:
+def test_dictionaries_padded_by_fairseq_are_read(tmp_path: Path) -> None:
     dictionary_class = pytest.importorskip("fairseq.data").Dictionary
     dictionary = dictionary_class()
     for letter in LETTERS:
@@ -110,13 +110,13 @@ def test_we_read_what_fairseq_pads(tmp_path: Path) -> None:
         ("| 1\nE\n", "line 2 is 'E'"),
         ("| 1\nE x\n", "line 2 is 'E x'"),
         ("", "line 1 is ''"),
-        ("| 1\nE 1\nE 1\n", "'E' is there twice"),
-        ("| 1\n<s> 1\n", "'<s>' is there twice"),
+        ("| 1\nE 1\nE 1\n", "'E' is listed twice"),
+        ("| 1\n<s> 1\n", "'<s>' is listed twice"),
         ("A 1\n", r"need the symbol '\|'"),
         ("| 1\nA B 1\n", "'A B' is not a symbol"),
     ],
 )
-def test_wrong_dictionaries(content: str, message: str, tmp_path: Path) -> None:
+def test_invalid_dictionaries_are_rejected(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "dict.ltr.txt"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message) as caught:
@@ -124,7 +124,7 @@ def test_wrong_dictionaries(content: str, message: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(path))
 
 
-def test_dictionaries_that_are_not_there(tmp_path: Path) -> None:
+def test_unreadable_dictionaries_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         Units.read_dictionary(tmp_path / "dict.ltr.txt")
     (tmp_path / "dict.ltr.txt").write_bytes(b"\xff\xfe 1\n")
@@ -143,12 +143,12 @@ def test_dictionaries_that_are_not_there(tmp_path: Path) -> None:
         ({"symbols": [*SPECIALS, "|", 5]}, "5 is not a symbol"),
         ({"symbols": 5}, "units: "),
         ({"sentencepiece": "!"}, "units: "),
-        ({"sentencepiece": "AAAA"}, "belongs to sentencepiece"),
-        ({"kind": "sentencepiece"}, "belongs to sentencepiece"),
+        ({"sentencepiece": "AAAA"}, "and only they, need a `sentencepiece` model"),
+        ({"kind": "sentencepiece"}, "and only they, need a `sentencepiece` model"),
         ({"kind": "sentencepiece", "sentencepiece": "AAAA"}, "model cannot be read"),
     ],
 )
-def test_wrong_fields(change: dict, message: str) -> None:
+def test_invalid_fields_are_rejected(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Units.from_dict(Units.letters().to_dict() | change)
 
@@ -165,11 +165,11 @@ def test_classes_outside_the_units(unit: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "message"), [(5000, "too high"), (2, "smaller than")])
-def test_more_or_fewer_pieces_than_the_texts_give(size: int, message: str) -> None:
-    with pytest.raises(InputError, match=f"{size} pieces .*{message}"):
+def test_a_vocabulary_size_that_the_texts_do_not_support_is_rejected(size: int, message: str) -> None:
+    with pytest.raises(InputError, match=f"{size} sentencepiece pieces .*{message}"):
         Units.train_sentencepiece(TEXTS, size)
 
 
-def test_pieces_of_nothing() -> None:
-    with pytest.raises(InputError, match="cannot be learnt"):
+def test_pieces_without_text_are_rejected() -> None:
+    with pytest.raises(InputError, match="cannot be trained"):
         Units.train_sentencepiece([], 10)

@@ -1,4 +1,4 @@
-"""The frozen teacher and its posteriors on disk."""
+"""The frozen teacher and its on-disk cache of logits."""
 
 import dataclasses
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import w2v_compress.models  # noqa: F401  (mends fairseq)
-from w2v_compress.distillation.teacher import PosteriorCache, Teacher
+import w2v_compress.models  # noqa: F401  (patches fairseq)
+from w2v_compress.distillation.posterior_cache import PosteriorCache
+from w2v_compress.distillation.teacher import Teacher
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.storage import write_model
 from w2v_compress.nn import CompressionPoint
@@ -20,8 +21,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return source.masked_fill(padding, 0), padding
 
 
-def test_the_outputs_may_enter_a_graph(tiny_path):
-    output = Teacher(tiny_path, precision="fp32").run(*batch(), keep_hidden=True)
+def test_autograd_accepts_the_outputs(tiny_path):
+    output = Teacher(tiny_path, precision="fp32").run(*batch(), return_hidden=True)
     assert len(output.hidden) == 2
     scale = torch.ones((), requires_grad=True)
     (scale * output.logits).sum().add((scale * output.hidden[0]).sum()).backward()
@@ -29,7 +30,7 @@ def test_the_outputs_may_enter_a_graph(tiny_path):
     assert not output.logits.requires_grad
 
 
-def test_it_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
+def test_the_teacher_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
     model = tiny_model()
     squeezed = dataclasses.replace(model.header, point=CompressionPoint(2))
     write_model(tmp_path / "squeezed.safetensors", dataclasses.replace(model, header=squeezed))
@@ -40,7 +41,7 @@ def test_it_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
     assert not torch.equal(logits, Teacher(tiny_path, precision="fp32").logits(source, padding))
 
 
-def test_it_computes_in_the_precision_of_the_run_or_as_told(tiny_path, caplog):
+def test_the_precision_is_that_of_the_input_or_of_the_setting(tiny_path, caplog):
     source, padding = batch()
     teacher = Teacher(tiny_path)
     with caplog.at_level("INFO"):
@@ -53,7 +54,7 @@ def test_it_computes_in_the_precision_of_the_run_or_as_told(tiny_path, caplog):
     assert Teacher(tiny_path, precision="bf16").run(source, padding).logits.dtype == torch.bfloat16
 
 
-def test_the_cache_gives_what_the_teacher_gave(tiny_path, tmp_path, monkeypatch):
+def test_the_cache_returns_the_logits_of_the_teacher(tiny_path, tmp_path, monkeypatch):
     source, padding = batch()
     exact = Teacher(tiny_path, precision="fp32").logits(source, padding)
     teacher = Teacher(tiny_path, precision="fp32", cache=tmp_path)
@@ -61,16 +62,16 @@ def test_the_cache_gives_what_the_teacher_gave(tiny_path, tmp_path, monkeypatch)
     runs = []
     run = teacher.run
     monkeypatch.setattr(teacher, "run", lambda *inputs: runs.append(len(inputs[0])) or run(*inputs))
-    kept = teacher.logits(source, padding)
-    alone = teacher.logits(source[1:, :7000], None)  # another batch, without padding: the same utterance
+    cached = teacher.logits(source, padding)
+    alone = teacher.logits(source[1:, :7000], None)  # the same utterance without padding, in another batch
     assert runs == []
     valid = exact.shape[1], alone.shape[1]
     for row, frames in enumerate(valid):
         torch.testing.assert_close(first[row, :frames], exact[row, :frames], rtol=0, atol=0)
-        torch.testing.assert_close(kept[row, :frames], exact[row, :frames], rtol=1e-3, atol=1e-3)
-        assert not kept[row, frames:].any()
+        torch.testing.assert_close(cached[row, :frames], exact[row, :frames], rtol=1e-3, atol=1e-3)
+        assert not cached[row, frames:].any()
         assert not first[row, frames:].any()
-    torch.testing.assert_close(alone[0], kept[1, : valid[1]], rtol=0, atol=0)
+    torch.testing.assert_close(alone[0], cached[1, : valid[1]], rtol=0, atol=0)
     teacher.logits(source + 0.1, padding)  # augmented audio is another utterance
     assert runs == [2]
 
@@ -85,31 +86,31 @@ def test_another_teacher_has_another_cache(tiny_path, tiny_model, tmp_path):
     other = Teacher(other_path, precision="fp32", cache=tmp_path)
     expected = Teacher(other_path, precision="fp32").logits(source, padding)[0]
     torch.testing.assert_close(other.logits(source, padding)[0], expected, rtol=0, atol=0)
-    names = {other.cache.name(source[0], dtype) for dtype in (torch.float32, torch.bfloat16)}
-    assert len(names) == 2  # nor is another precision's logits the same
+    paths = {other.cache.path(source[0], dtype) for dtype in (torch.float32, torch.bfloat16)}
+    assert len(paths) == 2  # another precision has other logits
 
 
-def test_extreme_logits_survive_the_cache(tiny_path, tmp_path):
+def test_extreme_logits_are_clamped(tiny_path, tmp_path):
     cache = PosteriorCache(tmp_path, tiny_path)
-    name = cache.name(torch.zeros(5), torch.float32)
-    cache.write(name, torch.tensor([[1e6, -1e6, 0.5]]))
-    assert cache.read(name).tolist() == [[65504.0, -65504.0, 0.5]]
+    path = cache.path(torch.zeros(5), torch.float32)
+    cache.write(path, torch.tensor([[1e6, -1e6, 0.5]]))
+    assert cache.read(path).tolist() == [[65504.0, -65504.0, 0.5]]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array at all"])
-def test_a_damaged_file_of_the_cache_is_named(tiny_path, tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array"])
+def test_a_damaged_cache_file_is_rejected(tiny_path, tmp_path, content):
     cache = PosteriorCache(tmp_path, tiny_path)
-    name = cache.name(torch.zeros(5), torch.float32)
-    name.parent.mkdir(parents=True)
-    name.write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name.stem}\.npy: cannot be read from the teacher's cache"):
-        cache.read(name)
+    path = cache.path(torch.zeros(5), torch.float32)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path.stem}\.npy: cannot be read from the teacher's cache"):
+        cache.read(path)
 
 
 def test_pickles_in_the_cache_are_not_loaded(tiny_path, tmp_path):
     cache = PosteriorCache(tmp_path, tiny_path)
-    name = cache.name(torch.zeros(5), torch.float32)
-    name.parent.mkdir(parents=True)
-    np.save(name, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    path = cache.path(torch.zeros(5), torch.float32)
+    path.parent.mkdir(parents=True)
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="cannot be read from the teacher's cache"):
-        cache.read(name)
+        cache.read(path)

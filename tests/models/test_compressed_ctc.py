@@ -1,4 +1,4 @@
-"""`compressed_ctc`: fine-tuning of stock and of our own checkpoints, against stock `wav2vec_ctc`."""
+"""`compressed_ctc`: fine-tuning of checkpoints of stock fairseq and of this package, against `wav2vec_ctc`."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
 from omegaconf import OmegaConf
 
-import w2v_compress.models  # noqa: F401  (mends and registers)
+import w2v_compress.models  # noqa: F401  (patches fairseq and registers)
 from w2v_compress.data.units import LETTERS
 from w2v_compress.errors import InputError
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint
@@ -61,7 +61,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Callable[..., Path]:
-    """pretrained(name, **settings) writes what fairseq saves of a pre-training model, and gives the path."""
+    """Return pretrained(name, **settings), which writes a pre-training checkpoint and returns its path."""
 
     def write(name: str = "wav2vec2", **settings: Any) -> Path:
         torch.manual_seed(2)
@@ -85,7 +85,7 @@ def pretrained(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def stock(pretrained: Callable[..., Path]) -> Callable[..., Wav2VecCtc]:
-    """stock(path, **settings) is `wav2vec_ctc` as fairseq builds it over the pre-trained checkpoint at `path`."""
+    """Return stock(path, **settings), which builds stock `wav2vec_ctc` from the pre-trained checkpoint at `path`."""
 
     def make(path: Path, **settings: Any) -> Wav2VecCtc:
         cfg = OmegaConf.structured(Wav2Vec2CtcConfig(w2v_path=str(path), **settings))
@@ -97,8 +97,8 @@ def stock(pretrained: Callable[..., Path]) -> Callable[..., Wav2VecCtc]:
     return make
 
 
-def as_of_2020(path: Path) -> None:
-    """Rewrite a pre-training checkpoint as fairseq saved it before hydra."""
+def convert_to_2020(path: Path) -> None:
+    """Rewrite a pre-training checkpoint in the format before hydra."""
     checkpoint = torch.load(path)
     settings = checkpoint["cfg"]["model"]
     arguments = Namespace(**settings | {"arch": "wav2vec2", "task": "audio_pretraining", "normalize": False})
@@ -108,12 +108,12 @@ def as_of_2020(path: Path) -> None:
 
 @pytest.mark.parametrize("year", [2020, 2024])
 @pytest.mark.parametrize("training", [False, True])
-def test_fine_tuning_a_stock_checkpoint_is_stock_fine_tuning(pretrained, stock, year: int, training: bool) -> None:
-    """Logits and gradients, in training with the same masks."""
+def test_fine_tuning_a_stock_checkpoint_equals_stock(pretrained, stock, year: int, training: bool) -> None:
+    """Logits and gradients are equal, in training with the same masks."""
     path = pretrained(dropout=0.0, attention_dropout=0.0)
     expected = stock(path, feature_grad_mult=0.1, **MASKS).train(training)
     if year == 2020:
-        as_of_2020(path)
+        convert_to_2020(path)
     model = build(path, feature_grad_mult=0.1, **MASKS).train(training)
     assert str(model.point) == "1,1,1"
     stored = expected.w2v_encoder.state_dict()
@@ -133,7 +133,7 @@ def test_fine_tuning_a_stock_checkpoint_is_stock_fine_tuning(pretrained, stock, 
     for name, parameter in results[0][1].items():
         gradient = results[1][1][name].grad
         assert (gradient is None) == (parameter.grad is None), name
-        if training and gradient is not None:  # in eval mode our extractor's are not scaled
+        if training and gradient is not None:  # in eval mode the gradients of our feature extractor are not scaled
             scale = max(1.0, parameter.grad.abs().max().item())
             torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=1e-5 * scale)
 
@@ -147,10 +147,10 @@ def test_fine_tuning_a_stock_checkpoint_is_stock_fine_tuning(pretrained, stock, 
         ("pooled_transformer", {"point": "1,1:2,2:1"}, "1,1:2,2:1"),
     ],
 )
-def test_fine_tuning_our_own_runs_at_the_point_of_the_pretrained_model(
+def test_the_default_point_is_that_of_the_pretrained_model(
     pretrained, stock, tmp_path: Path, name: str, settings: dict[str, Any], point: str
 ) -> None:
-    """So does stock `wav2vec_ctc` over it; the checkpoints of both give the same recognizer."""
+    """Stock `wav2vec_ctc` runs at the same point, and the checkpoints of both give the same recognizer."""
     path = pretrained(name, **settings)
     over = stock(path).eval()
     model = build(path).eval()
@@ -175,7 +175,7 @@ def test_fine_tuning_our_own_runs_at_the_point_of_the_pretrained_model(
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_recognizer_becomes_elastic(pretrained, stock, tmp_path: Path, caplog, suffix: str) -> None:
-    """Retrofit: what was fine-tuned already gives the network and, for the same units, the head."""
+    """A fine-tuned model initializes the network and, for the same units, the head."""
     over = stock(pretrained())
     path = tmp_path / f"tuned{suffix}"
     values: Any = OmegaConf.to_container(over.cfg, resolve=True, enum_to_str=True)
@@ -184,19 +184,20 @@ def test_a_recognizer_becomes_elastic(pretrained, stock, tmp_path: Path, caplog,
     if suffix == ".safetensors":
         write_model(path, read_checkpoint(tmp_path / "tuned.pt").model)
     state = over.w2v_encoder.state_dict()
-    kept = build(path).w2v_encoder.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())
+    retrofitted = build(path).w2v_encoder.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in retrofitted.items())
     assert "head" not in caplog.text
     with caplog.at_level(logging.INFO):
         fresh = build(path, make_task("|ABC")).w2v_encoder
     assert f"{path}: a new CTC head, since it has other units" in caplog.text
     assert fresh.proj.weight.shape == (8, 32)
     assert all(
-        torch.equal(tensor, kept[name]) for name, tensor in fresh.w2v_model.state_dict(prefix="w2v_model.").items()
+        torch.equal(tensor, retrofitted[name])
+        for name, tensor in fresh.w2v_model.state_dict(prefix="w2v_model.").items()
     )
 
 
-def test_a_new_head_is_said_and_not_one_of_zeros(pretrained, caplog) -> None:
+def test_a_new_head_is_logged_and_random(pretrained, caplog) -> None:
     with caplog.at_level(logging.INFO):
         model = build(pretrained())
     assert "a new CTC head, since it was not fine-tuned" in caplog.text
@@ -204,7 +205,7 @@ def test_a_new_head_is_said_and_not_one_of_zeros(pretrained, caplog) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_point_trains_and_gives_the_same_frames(pretrained, dtype: torch.dtype) -> None:
+def test_every_point_trains_with_the_same_number_of_frames(pretrained, dtype: torch.dtype) -> None:
     model = build(pretrained(), feature_grad_mult=1.0, layerdrop=0.1, dropout=0.1, **MASKS).to(dtype).train()
     inputs = batch()
     inputs["source"] = inputs["source"].to(dtype)
@@ -225,7 +226,7 @@ def test_every_point_trains_and_gives_the_same_frames(pretrained, dtype: torch.d
 
 @pytest.mark.parametrize("point", ["1,1,1", "2,2,2"])
 @torch.no_grad()
-def test_a_batch_gives_each_utterance_what_it_gets_alone(pretrained, point: str) -> None:
+def test_padding_does_not_change_the_logits(pretrained, point: str) -> None:
     model = build(pretrained(extractor_mode="default")).eval()
     inputs, at = batch(), CompressionPoint.parse(point)
     out = model(**inputs, point=at)
@@ -234,7 +235,7 @@ def test_a_batch_gives_each_utterance_what_it_gets_alone(pretrained, point: str)
         torch.testing.assert_close(out["encoder_out"][: len(alone), row], alone, rtol=0, atol=1e-4)
 
 
-def test_recomputed_activations_give_the_same_gradients(pretrained) -> None:
+def test_recomputed_activations_have_the_same_gradients(pretrained) -> None:
     gradients = []
     for checkpointed in (False, True):
         model = build(pretrained(), checkpoint_activations=checkpointed, dropout=0.2, attention_dropout=0.2).train()
@@ -244,7 +245,7 @@ def test_recomputed_activations_give_the_same_gradients(pretrained) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
 
 
-def test_the_first_updates_can_train_the_head_alone(pretrained) -> None:
+def test_the_first_updates_can_train_only_the_head(pretrained) -> None:
     model = build(pretrained(), freeze_finetune_updates=2, feature_grad_mult=1.0).train()
     trained = {}
     for update in range(4):
@@ -259,7 +260,7 @@ def test_the_first_updates_can_train_the_head_alone(pretrained) -> None:
     )
 
 
-def test_a_saved_model_needs_no_pretrained_one_and_keeps_its_point(pretrained) -> None:
+def test_a_saved_model_needs_no_initial_checkpoint_and_has_its_point(pretrained) -> None:
     path = pretrained("stochastic_sew", learned_upsampling=[2], point="2,1,1")
     first = build(path)
     path.unlink()
@@ -273,7 +274,7 @@ def test_a_saved_model_needs_no_pretrained_one_and_keeps_its_point(pretrained) -
 
 
 @pytest.mark.parametrize(
-    ("settings", "of_task", "message"),
+    ("settings", "task_settings", "message"),
     [
         ({"normalize": True}, {"normalize": True}, "was trained with normalize=False; task.normalize is True"),
         ({"point": "3,1,1"}, {}, "model.point: .*learned to upsample for a squeeze of 2;"),
@@ -283,13 +284,13 @@ def test_a_saved_model_needs_no_pretrained_one_and_keeps_its_point(pretrained) -
         ({"w2v_path": "/gone.pt"}, {}, "/gone.pt: cannot be read"),
     ],
 )
-def test_what_does_not_fit_is_named(
-    pretrained, settings: dict[str, Any], of_task: dict[str, Any], message: str
+def test_invalid_settings_are_rejected(
+    pretrained, settings: dict[str, Any], task_settings: dict[str, Any], message: str
 ) -> None:
     path = settings.pop("w2v_path", None)
     path = pretrained("sew") if path is None else path
     with pytest.raises(InputError, match=message):
-        build(path, make_task(**of_task), **settings)
+        build(path, make_task(**task_settings), **settings)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_what_does_not_fit_is_named(
         (lambda c: c["model"].update(mask_emb=torch.zeros(3)), r"the tensor `w2v_model.mask_emb` has shape"),
     ],
 )
-def test_a_pretrained_checkpoint_is_read_strictly(pretrained, change, message: str) -> None:
+def test_invalid_pretrained_checkpoints_are_rejected(pretrained, change, message: str) -> None:
     path = pretrained()
     checkpoint = torch.load(path)
     change(checkpoint)

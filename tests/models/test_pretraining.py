@@ -1,4 +1,4 @@
-"""The pre-training models against stock `wav2vec2`, at every point, and what they refuse and start from."""
+"""Pre-training models against stock `wav2vec2`, compression points, initial checkpoints and invalid settings."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from fairseq.criterions.wav2vec_criterion import Wav2vecCriterion
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from omegaconf import OmegaConf
 
-import w2v_compress.models  # noqa: F401  (mends and registers)
+import w2v_compress.models  # noqa: F401  (patches fairseq and registers)
 from w2v_compress.errors import InputError
 from w2v_compress.interop.fairseq_checkpoint import read_initial
 from w2v_compress.models.pooled_transformer import PooledTransformer, PooledTransformerConfig
@@ -55,7 +55,7 @@ def build(name: str, **settings: Any) -> PretrainingModel:
 
 
 def outcome(model: Any, padded: bool = False, **inputs: Any) -> tuple[dict[str, Any], float]:
-    """What the model gives for a batch of noise, and the loss of the stock criterion, after its backward pass."""
+    """Return the outputs for a batch of noise and the loss of the stock criterion, after the backward pass."""
     torch.manual_seed(5)
     source, padding = torch.randn(3, 2400), torch.zeros(3, 2400, dtype=torch.bool)
     if padded:
@@ -64,7 +64,7 @@ def outcome(model: Any, padded: bool = False, **inputs: Any) -> tuple[dict[str, 
     criterion = Wav2vecCriterion(SimpleNamespace(), infonce=True, loss_weights=[0.5])
     outputs = {}
 
-    class Recorded:
+    class RecordingModel:
         def __call__(self, **inputs: Any) -> Any:
             outputs.update(model(**inputs))
             return outputs
@@ -73,7 +73,7 @@ def outcome(model: Any, padded: bool = False, **inputs: Any) -> tuple[dict[str, 
             return getattr(model, name)
 
     torch.manual_seed(6)
-    loss, _, _ = criterion(Recorded(), {"id": torch.arange(3), "net_input": inputs})
+    loss, _, _ = criterion(RecordingModel(), {"id": torch.arange(3), "net_input": inputs})
     model.zero_grad()
     loss.backward()
     return outputs, loss.item()
@@ -95,8 +95,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("name", "variant"), [*(("stochastic_sew", variant) for variant in VARIANTS), ("pooled_transformer", "base")]
 )
-def test_uncompressed_it_is_stock(name: str, variant: str, training: bool) -> None:
-    """Logits, losses and gradients; a stock checkpoint is loaded strictly."""
+def test_uncompressed_models_equal_stock(name: str, variant: str, training: bool) -> None:
+    """Logits, losses and gradients are equal, with the weights of a stock checkpoint loaded strictly."""
     settings = TINY | WITHOUT_DROPOUT | VARIANTS[variant]
     torch.manual_seed(2)
     stock = Wav2Vec2Model(Wav2Vec2Config(**settings)).train(training)
@@ -118,7 +118,7 @@ def test_uncompressed_it_is_stock(name: str, variant: str, training: bool) -> No
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_padded_batch_is_stocks_without_group_norm(training: bool) -> None:
+def test_padded_batches_without_group_norm_equal_stock(training: bool) -> None:
     settings = TINY | WITHOUT_DROPOUT | VARIANTS["large"]
     stock = Wav2Vec2Model(Wav2Vec2Config(**settings)).train(training)
     model = build("stochastic_sew", **settings).train(training)
@@ -133,7 +133,7 @@ def test_a_padded_batch_is_stocks_without_group_norm(training: bool) -> None:
 @pytest.mark.parametrize("extractor_mode", ["default", "layer_norm"])
 @pytest.mark.parametrize(("name", "point"), [(name, point) for name in MODELS for point in POINTS[name]])
 @torch.no_grad()
-def test_features_of_a_padded_batch_are_those_of_each_utterance(name: str, point: str, extractor_mode: str) -> None:
+def test_padding_does_not_change_the_features(name: str, point: str, extractor_mode: str) -> None:
     model = build(name, extractor_mode=extractor_mode).eval()
     at = CompressionPoint.parse(point)
     lengths = torch.tensor([2400, 1501, 907])
@@ -164,11 +164,11 @@ def test_every_point_trains(name: str, dtype: torch.dtype) -> None:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
         assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    assert len(frames) == 1  # masks are drawn, and the loss is taken, at the frame rate of the extractor
+    assert len(frames) == 1  # masks and loss are at the frame rate of the feature extractor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_batch_norm_is_torchs_and_counts_in_fp32(dtype: torch.dtype) -> None:
+def test_batch_norm_equals_torchs_and_has_fp32_statistics(dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     ours, stock = Fp32BatchNorm(5).to(dtype), torch.nn.BatchNorm1d(5)
     for _ in range(3):
@@ -183,7 +183,7 @@ def test_batch_norm_is_torchs_and_counts_in_fp32(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("point", ["1,1,1", "3,2,2"])
-def test_recomputed_activations_give_the_same_gradients_with_dropout_and_layer_drop(point: str) -> None:
+def test_recomputed_activations_have_the_same_gradients_with_dropout_and_layer_drop(point: str) -> None:
     results = []
     for checkpointed in (False, True):
         model = build(
@@ -199,7 +199,7 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout_and_layer_d
             torch.testing.assert_close(results[1][1][name], gradient, rtol=0, atol=1e-6)
 
 
-def test_a_model_runs_at_its_own_point_unless_told() -> None:
+def test_a_model_runs_at_its_own_point_by_default() -> None:
     audio = torch.randn(1, 4000)
     for name, settings, point in (
         ("sew", {}, "2,1,1"),
@@ -213,7 +213,7 @@ def test_a_model_runs_at_its_own_point_unless_told() -> None:
         assert not torch.equal(own, model.extract_features(audio, None, point=CompressionPoint())["x"])
 
 
-def test_states_after_a_layer_are_given_as_stock_gives_them() -> None:
+def test_states_after_a_layer_equal_stock() -> None:
     stock = Wav2Vec2Model(Wav2Vec2Config(**TINY)).eval()
     model = build("pooled_transformer").eval()
     model.load_state_dict(stock.state_dict())
@@ -229,7 +229,7 @@ def test_states_after_a_layer_are_given_as_stock_gives_them() -> None:
 
 @pytest.mark.parametrize(("size", "millions"), [("tiny", 40.7), ("small", 89.6), ("mid", 174.7)])
 def test_sew_has_the_published_number_of_parameters(size: str, millions: float) -> None:
-    """Fine-tuned with 32 letters: both of our network, and of what pre-training leaves of the model and a head."""
+    """Count the network with 32 letters, and compare it with the pre-training model without its heads."""
     shapes = {
         "tiny": {"encoder_embed_dim": 512, "encoder_ffn_embed_dim": 2048, "encoder_attention_heads": 8},
         "small": {},
@@ -253,8 +253,8 @@ def test_sew_has_the_published_number_of_parameters(size: str, millions: float) 
         ("stochastic_sew", {"layer_type": "conformer"}, "model: `layer_type` is 'conformer'"),
         ("pooled_transformer", {"pos_conv_depth": 5}, "model: `pos_conv_depth` is 5"),
         ("pooled_transformer", {"crop_seq_to_multiple": 2}, "model: `crop_seq_to_multiple` is 2"),
-        ("pooled_transformer", {"point": "2,1,1"}, "model: .*2,1,1: `pooled_transformer` squeezes no frames"),
-        ("pooled_transformer", {"point": "1,1:2:1,1"}, "model: .*`query_pool` has 3 factors, and the network 2"),
+        ("pooled_transformer", {"point": "2,1,1"}, "model: .*2,1,1: `pooled_transformer` has no squeeze"),
+        ("pooled_transformer", {"point": "1,1:2:1,1"}, "model: .*`query_pool` has 3 factors, but the network has 2"),
         ("stochastic_sew", {"point": "2,x,1"}, "model: compression point '2,x,1' cannot be read"),
         ("stochastic_sew", {"learned_upsampling": [2, 4], "point": "3,1,1"}, "learned to upsample for .* 2, 4"),
         ("stochastic_sew", {"learned_upsampling": [1]}, "`learned_upsampling` is .*from 2"),
@@ -262,12 +262,12 @@ def test_sew_has_the_published_number_of_parameters(size: str, millions: float) 
         ("sew", {"activation_fn": "tanh"}, "model: architecture: `activation_fn` is 'tanh'"),
     ],
 )
-def test_what_the_network_lacks_is_refused(name: str, settings: dict[str, Any], message: str) -> None:
+def test_unsupported_settings_are_rejected(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(name, **settings)
 
 
-def test_a_point_that_the_network_lacks_is_refused_when_it_is_asked_for() -> None:
+def test_an_unsupported_point_is_rejected_in_the_forward_pass() -> None:
     audio = torch.randn(1, 4000)
     for name, squeeze in (("pooled_transformer", 2), ("sew", 3)):
         with pytest.raises(InputError, match=f"compression point {squeeze},1,1"):
@@ -276,7 +276,7 @@ def test_a_point_that_the_network_lacks_is_refused_when_it_is_asked_for() -> Non
 
 @pytest.fixture
 def stock_checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, torch.Tensor]]]:
-    """stock_checkpoint(**settings) writes stock `wav2vec2` and gives its path and tensors."""
+    """Return stock_checkpoint(**settings), which writes stock `wav2vec2` and returns its path and tensors."""
 
     def write(**settings: Any) -> tuple[Path, dict[str, torch.Tensor]]:
         torch.manual_seed(8)
@@ -288,7 +288,7 @@ def stock_checkpoint(tmp_path: Path) -> Callable[..., tuple[Path, dict[str, torc
     return write
 
 
-def test_it_starts_from_the_tensors_that_fit(stock_checkpoint, caplog) -> None:
+def test_matching_tensors_of_an_initial_checkpoint_are_copied(stock_checkpoint, caplog) -> None:
     path, state = stock_checkpoint()
     with caplog.at_level(logging.INFO):
         model = build("stochastic_sew", init_checkpoint=str(path), learned_upsampling=[2], conv_pos=16, point="2,1,1")
@@ -301,12 +301,12 @@ def test_it_starts_from_the_tensors_that_fit(stock_checkpoint, caplog) -> None:
         "encoder.upsampling.2.bias",
     }
     log = caplog.text
-    assert f"not taken from {path}: encoder.pos_conv.0.weight_g, encoder.pos_conv.0.weight_v\n" in log
-    assert f"left at random, not in {path}: encoder.pos_conv.0.weight_g" in log
+    assert f"not copied from {path}: encoder.pos_conv.0.weight_g, encoder.pos_conv.0.weight_v\n" in log
+    assert f"initialized at random, not in {path}: encoder.pos_conv.0.weight_g" in log
     assert "encoder.upsampling.2.bias" in log
 
 
-def test_it_starts_from_a_fine_tuned_checkpoint_too(stock_checkpoint) -> None:
+def test_a_fine_tuned_checkpoint_can_be_the_initial_checkpoint(stock_checkpoint) -> None:
     path, state = stock_checkpoint()
     renamed = {f"w2v_encoder.w2v_model.{name}": tensor for name, tensor in state.items()}
     torch.save({"cfg": {"model": {"_name": "wav2vec_ctc"}}, "model": renamed}, path)
@@ -314,10 +314,10 @@ def test_it_starts_from_a_fine_tuned_checkpoint_too(stock_checkpoint) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_start_that_does_not_fit_at_all_is_an_error(tmp_path: Path) -> None:
+def test_an_initial_checkpoint_without_matching_tensors_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.save({"cfg": {}, "model": {"mask_emb": torch.zeros(7)}}, path)
-    with pytest.raises(InputError, match=r"other\.pt: model\.init_checkpoint has no tensor that fits"):
+    with pytest.raises(InputError, match=r"other\.pt: model\.init_checkpoint has no tensor that matches"):
         build("stochastic_sew", init_checkpoint=str(path))
     with pytest.raises(InputError, match=r"gone\.pt: cannot be read"):
         build("stochastic_sew", init_checkpoint=str(tmp_path / "gone.pt"))
@@ -327,7 +327,7 @@ def test_a_start_that_does_not_fit_at_all_is_an_error(tmp_path: Path) -> None:
 def test_stock_training_of_each_model(
     name: str, train: Callable[..., None], pretraining: tuple[str, ...], stock_checkpoint, tmp_path: Path
 ) -> None:
-    """By fairseq's own task and trainer, with accumulated gradients."""
+    """Train with the stock task and trainer, with accumulated gradients."""
     shape = {"conv_feature_layers": "[(16, 10, 5)] + [(16, 3, 2)] * 2", "encoder_embed_dim": 16}
     path, _ = stock_checkpoint(**shape)
     overrides = [override for override in pretraining if not override.startswith("model=")]
@@ -339,7 +339,7 @@ def test_stock_training_of_each_model(
         "optimization.update_freq=[2]",
         f"checkpoint.save_dir={tmp_path}",
     )
-    path.unlink()  # what was trained does not need it
+    path.unlink()  # the trained model does not need it
     initial = read_initial(tmp_path / "checkpoint_last.pt")
     assert not initial.fine_tuned
     assert str(initial.model.header.point) == ("2,1,1" if name == "sew" else "1,1,1")
@@ -349,6 +349,6 @@ def test_stock_training_of_each_model(
     (model,), _, _ = load_model_ensemble_and_task([str(tmp_path / "checkpoint_last.pt")])
     audio = torch.randn(1, 4000)
     features = model.eval().extract_features(audio, None)["x"]
-    initial.model.state["proj.weight"] = torch.eye(32)[:, :16]  # the head shows what it is given
+    initial.model.state["proj.weight"] = torch.eye(32)[:, :16]  # this head copies its input
     logits, _ = initial.model.build()(audio, None, initial.model.header.point)
     torch.testing.assert_close(logits[..., :16], features, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A fine-tuning task over a tiny elastic network, and batches for it."""
+"""A fine-tuning task with a tiny elastic network, and batches for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +16,13 @@ UNITS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 
 @pytest.fixture
 def optimizer() -> SimpleNamespace:
-    """What a step needs of fairseq's optimizer."""
+    """The part of fairseq's optimizer that a step needs."""
     return SimpleNamespace(backward=torch.Tensor.backward)
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with a dictionary alone."""
+    """A data folder that has only a dictionary."""
     folder = tmp_path_factory.mktemp("units")
     (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in UNITS))
     return folder
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_task(data: Path) -> Callable[..., Any]:
-    """make_task(name="compressed_finetuning", **settings): a task as fairseq sets it up."""
+    """Return make_task(name="compressed_finetuning", **settings), which sets up a task as fairseq does."""
     from fairseq import tasks
     from omegaconf import OmegaConf
 
@@ -43,7 +43,7 @@ def make_task(data: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def make_model(tiny_path: Path) -> Callable[..., Any]:
-    """make_model(task, **settings): the student that the task builds, with the tiny network's weights."""
+    """Return make_model(task, **settings), which builds a student with the weights of the tiny network."""
     from w2v_compress.models.student_ctc import StudentCtcConfig
 
     def make(task: Any, **settings: Any) -> Any:
@@ -57,7 +57,7 @@ def make_model(tiny_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def batch() -> Callable[..., dict[str, Any]]:
-    """batch(samples, seed): two utterances, the second one shorter, with transcripts of 4 + seed units."""
+    """Return batch(samples, seed), which makes two utterances, the second shorter, with 4 + seed units each."""
 
     def make(samples: int = 8000, seed: int = 0) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""In-place distillation against a literal computation, and with the teacher of `ctc_distillation` beside it."""
+"""In-place distillation against a literal computation, and together with the teacher of `ctc_distillation`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,9 @@ from w2v_compress.tasks.compression import at_point
 
 
 def literal(model: Any, sample: dict[str, Any], points: list[Any], weight: float) -> tuple[torch.Tensor, float, int]:
-    """Mean over points of (CTC + weight * tokens * mean over frames of KL(largest || point)) in float64, the mean KL
-    over the taught points, and the frames of one.
+    """Return the loss in float64, the mean KL over all points but the first, and the number of valid frames.
+
+    The loss is the mean over points of CTC + weight * tokens * mean over frames of KL(largest || point).
     """
     model = model.double()
     source, padding = sample["net_input"]["source"].double(), sample["net_input"]["padding_mask"]
@@ -43,7 +44,7 @@ def literal(model: Any, sample: dict[str, Any], points: list[Any], weight: float
     return torch.stack(losses).mean(), sum(divergences) / len(divergences), int(valid.sum())
 
 
-def test_the_largest_point_teaches_the_others(
+def test_the_largest_point_is_distilled_into_the_others(
     make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any], optimizer: Any
 ) -> None:
     task = make_task(sandwich=2, inplace_distillation_weight=0.7)
@@ -71,10 +72,10 @@ def test_the_largest_point_teaches_the_others(
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=5e-3, atol=1e-4 * largest)
 
 
-def test_no_gradient_reaches_the_teaching_point(
+def test_the_largest_point_gets_no_gradient_from_distillation(
     make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any]
 ) -> None:
-    """Its pass alone: the same gradient whatever the weight."""
+    """The gradient of its own pass is independent of the weight."""
     gradients = []
     for weight in (0.0, 5.0):
         task = make_task(sandwich=1, inplace_distillation_weight=weight)
@@ -88,7 +89,7 @@ def test_no_gradient_reaches_the_teaching_point(
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_an_outside_teacher_teaches_every_point(
+def test_an_external_teacher_is_distilled_into_every_point(
     make_task: Callable[..., Any],
     make_model: Callable[..., Any],
     batch: Callable[..., Any],
@@ -96,7 +97,7 @@ def test_an_outside_teacher_teaches_every_point(
     tiny_path: Path,
     weight: float,
 ) -> None:
-    """`ctc_distillation`: the network teaches copies of itself, so its full point has nothing to learn."""
+    """The teacher has the same weights, so the loss is 0 at the uncompressed point."""
     task = make_task(sandwich=1, inplace_distillation_weight=weight)
     model, sample = make_model(task), batch()
     cfg = CtcDistillationConfig(

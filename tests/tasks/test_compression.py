@@ -1,4 +1,4 @@
-"""Sampling, the sandwich and validation at points, and what the tasks refuse."""
+"""Sampling of points, the sandwich rule, validation at points, and invalid settings."""
 
 import itertools
 from collections import Counter
@@ -39,7 +39,7 @@ def make_criterion(task: Any) -> CtcCriterion:
 
 
 @pytest.mark.parametrize("name", ["compressed_pretraining", "compressed_finetuning"])
-def test_points_are_uniform_and_draws_of_one_update_independent(make_task: Callable[..., Any], name: str) -> None:
+def test_points_are_uniform_and_independent(make_task: Callable[..., Any], name: str) -> None:
     task = make_task(name)
     points = [task.points_of_update(update) for update in range(UPDATES)]
     assert {len(drawn) for drawn in points} == {1}
@@ -72,7 +72,7 @@ def test_layer_wise_factors_are_uniform_in_each_layer(
     assert_uniform(spread, 64)
 
 
-def test_points_depend_on_seed_and_update_alone(make_task: Callable[..., Any]) -> None:
+def test_points_depend_only_on_seed_and_update(make_task: Callable[..., Any]) -> None:
     first, again, other = (make_task(seed=seed, sandwich=1) for seed in (1, 1, 2))
     sequence = [first.points_of_update(update) for update in range(50)]
     torch.manual_seed(5)
@@ -80,11 +80,11 @@ def test_points_depend_on_seed_and_update_alone(make_task: Callable[..., Any]) -
     assert [other.points_of_update(update) for update in range(50)] != sequence
 
 
-def test_a_pinned_point_and_listed_points(make_task: Callable[..., Any]) -> None:
+def test_a_single_point_and_listed_points(make_task: Callable[..., Any]) -> None:
     point = CompressionPoint(2, 1, 2)
-    pinned = make_task(point="2,1,2")
-    assert pinned.compression_space() == CompressionSpace(points=(point,))
-    assert {tuple(pinned.points_of_update(update)) for update in range(20)} == {(point,)}
+    single = make_task(point="2,1,2")
+    assert single.compression_space() == CompressionSpace(points=(point,))
+    assert {tuple(single.points_of_update(update)) for update in range(20)} == {(point,)}
     listed = make_task(points=["1,1,1", "4,2,2"])
     assert_uniform((str(listed.points_of_update(update)[0]) for update in range(UPDATES)), 2)
     assert make_task().compression_space() == CompressionSpace()
@@ -101,7 +101,7 @@ def test_the_gradient_is_the_mean_of_the_points_gradients(
     optimizer: Any,
     settings: dict[str, Any],
 ) -> None:
-    """The stock criterion at one point after the other is the reference; masks are the same at all."""
+    """The expected gradient is that of the stock criterion at each point, with the same masks."""
     task = make_task(sandwich=2)
     model, criterion, sample = make_model(task, **settings), make_criterion(task), batch()
     points = task.points_of_update(7)
@@ -134,7 +134,7 @@ def test_the_gradient_is_the_mean_of_the_points_gradients(
 
 
 @pytest.mark.parametrize("sandwich", [0, 1])
-def test_a_dummy_batch_gives_no_gradient(
+def test_a_dummy_batch_has_no_gradient(
     make_task: Callable[..., Any],
     make_model: Callable[..., Any],
     batch: Callable[..., Any],
@@ -147,10 +147,10 @@ def test_a_dummy_batch_gives_no_gradient(
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_random_numbers_go_on_after_a_sandwich(
+def test_random_numbers_advance_after_a_sandwich(
     make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any], optimizer: Any
 ) -> None:
-    """The next batch of the same update is masked differently."""
+    """The next batch of the update has other masks."""
     task = make_task(sandwich=1)
     model = make_model(task, apply_mask=True, mask_prob=0.4, mask_length=3)
     before = torch.get_rng_state()
@@ -162,7 +162,7 @@ def test_random_numbers_go_on_after_a_sandwich(
 
 
 def validate(task: Any, model: Any, batches: list[dict[str, Any]], processes: int = 1) -> dict[str, float]:
-    """What fairseq's validation reports, with the sums of several processes as fairseq forms them."""
+    """Return the metrics of fairseq's validation, with the values of `processes` processes summed."""
     criterion = make_criterion(task)
     with metrics.aggregate(new_root=True) as meters:
         for index in range(0, len(batches), processes):
@@ -171,7 +171,7 @@ def validate(task: Any, model: Any, batches: list[dict[str, Any]], processes: in
     return {name: value for name, value in meters.get_smoothed_values().items() if name not in ("wps", "wpb", "bsz")}
 
 
-def test_metrics_of_points_are_those_of_separate_validations(
+def test_metrics_of_points_equal_those_of_separate_validations(
     make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any]
 ) -> None:
     points = ["2,1,2", "1,1,1", "4,2,2"]
@@ -194,7 +194,7 @@ def test_metrics_of_points_are_those_of_separate_validations(
     assert not {name for name in together if "ntokens_" in name or "@" in name}
 
 
-def test_without_points_validation_is_the_stock_one(
+def test_without_points_validation_equals_stock(
     make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any]
 ) -> None:
     task, stock = make_task(), make_task("audio_finetuning")
@@ -204,7 +204,7 @@ def test_without_points_validation_is_the_stock_one(
     assert validate(task, model, [batch()]) == at_default
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- invalid settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_without_points_validation_is_the_stock_one(
         ({"valid_points": ["2,1,99"]}, "task.valid_points: compression point: `key_value_pool` holds 99"),
         ({"valid_points": ["2,1,1", "2,1,1"]}, "task.valid_points: it must list each point once"),
         ({"sandwich": -1}, "task.sandwich is -1; it must be 0 or above"),
-        ({"sandwich": 1, "point": "2,1,1"}, "task.sandwich is 1; it must be 0 where there is one point alone"),
+        ({"sandwich": 1, "point": "2,1,1"}, "task.sandwich is 1; it must be 0 with only one point"),
         ({"inplace_distillation_weight": 1.0}, "task.inplace_distillation_weight is 1.0, but the largest point"),
         ({"inplace_distillation_weight": -1.0, "sandwich": 1}, "is -1.0; it must be 0 or above"),
         ({"inplace_distillation_weight": float("nan"), "sandwich": 1}, "is nan; it must be 0 or above"),
     ],
     ids=str,
 )
-def test_impossible_settings_are_named(make_task: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(make_task: Callable[..., Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         make_task(**settings)
     assert message in str(error.value)
@@ -244,7 +244,7 @@ def test_impossible_settings_are_named(make_task: Callable[..., Any], settings: 
     ],
     ids=str,
 )
-def test_points_of_other_depths_are_named(
+def test_points_for_another_depth_are_rejected(
     make_task: Callable[..., Any], make_model: Callable[..., Any], settings: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(
@@ -253,21 +253,21 @@ def test_points_of_other_depths_are_named(
         make_model(make_task(**settings))
 
 
-def test_a_model_that_takes_no_point_is_refused(make_task: Callable[..., Any]) -> None:
+def test_a_model_without_points_is_rejected(make_task: Callable[..., Any]) -> None:
     task = make_task("compressed_pretraining")
     layers = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_attention_heads": 2}
     cfg = OmegaConf.merge(OmegaConf.structured(Wav2Vec2Config), {"_name": "wav2vec2", **layers})
-    with pytest.raises(InputError, match="takes no compression point; task=compressed_pretraining needs sew, stoch"):
+    with pytest.raises(InputError, match="accepts no compression point; task=compressed_pretraining needs sew, stoch"):
         task.build_model(cfg)
 
 
-def test_a_model_that_would_ignore_the_point_is_refused(
+def test_a_model_that_ignores_the_point_is_rejected(
     make_task: Callable[..., Any], tiny_model: Callable[..., Any]
 ) -> None:
-    """Stock `wav2vec_ctc` over a network that has points takes any argument and forgets it."""
+    """Stock `wav2vec_ctc` around a network of this package accepts any argument and ignores it."""
     network = {**tiny_model().header.architecture.to_fairseq(), "_name": "stochastic_sew", "w2v_args": None}
     pretrained = {"model": network, "task": {"_name": "audio_pretraining", "data": "", "normalize": True}}
     cfg = OmegaConf.create({"_name": "wav2vec_ctc", "w2v_args": pretrained, "normalize": True, "data": ""})
     assert make_task("audio_finetuning").build_model(cfg)
-    with pytest.raises(InputError, match="model=wav2vec_ctc takes no compression point; task=compressed_finetuning"):
+    with pytest.raises(InputError, match="model=wav2vec_ctc accepts no compression point; task=compressed_finetuning"):
         make_task().build_model(cfg)

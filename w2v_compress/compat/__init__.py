@@ -1,9 +1,9 @@
-"""Patches that make fairseq work on current torch and numpy: the only package that touches fairseq's internals.
+"""Patch fairseq for current torch and numpy. This is the only package that touches fairseq's internals.
 
-`apply` patches fairseq in this process, once. Importing `w2v_compress.models` calls it, which fairseq does for its
-`common.user_dir`, so stock `fairseq-hydra-train` needs nothing else. Most patches replace a name that one module of
-fairseq looks up (its `torch`, its `numpy`, its `eval`) in that module only. numpy stays as it is, and so does torch
-for everyone else: its unpickler accepts fairseq's classes only in a thread that is reading a fairseq checkpoint.
+`apply` patches fairseq once per process. fairseq imports `w2v_compress.models` for its `common.user_dir`, and that
+import calls `apply`, so stock `fairseq-hydra-train` needs nothing else. Most patches replace a global name of one
+fairseq module (its `torch`, `np` or `eval`) in that module only. numpy is not changed. In torch, only the list of
+classes allowed in pickles is patched, and the patch has an effect only in threads that read a fairseq checkpoint.
 """
 
 import functools
@@ -21,24 +21,24 @@ import numpy as np
 import torch
 from torch import _weights_only_unpickler
 
-from ..errors import InputError
+from ..errors import InputError, readable
 from ..extras import require_fairseq
-from .distributed import distributed_data_parallel, gathering_on_cpu
-from .pickles import allowing_fairseq, evaluate, load_pickle
-from .plugin import refusing_second_copy
-from .randomness import crop_to_max_size, seeded_generator, seeding
+from .distributed import distributed_data_parallel, patch_all_gather_list
+from .pickles import evaluate, load_pickle, patch_allowed_globals
+from .plugin import patch_import_user_module
+from .randomness import crop_to_max_size, patch_set_torch_seed, seeded_generator
 
-_applying = threading.Lock()
+_lock = threading.Lock()
 
 
 def apply() -> None:
-    """Mend fairseq in this process. Further calls do nothing; any number of threads may call it."""
-    with _applying:
-        _apply()
+    """Patch fairseq in this process. Thread-safe; further calls have no effect."""
+    with _lock:
+        _patch_fairseq()
 
 
 @functools.cache
-def _apply() -> None:
+def _patch_fairseq() -> None:
     _import_fairseq()
     from fairseq import checkpoint_utils, utils
     from fairseq.data import data_utils
@@ -47,31 +47,31 @@ def _apply() -> None:
     from fairseq.models import distributed_fairseq_model
     from fairseq.models.wav2vec import wav2vec2, wav2vec2_asr
 
-    _weights_only_unpickler._get_user_allowed_globals = allowing_fairseq(
+    _weights_only_unpickler._get_user_allowed_globals = patch_allowed_globals(
         _weights_only_unpickler._get_user_allowed_globals
     )
-    checkpoint_utils.torch = _Replaced(torch, load=load_pickle)
-    distributed_utils.torch = _Replaced(torch, load=load_pickle)
+    checkpoint_utils.torch = _PatchedModule(torch, load=load_pickle)
+    distributed_utils.torch = _PatchedModule(torch, load=load_pickle)
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] == "fairseq"]:
         module.__dict__.setdefault("eval", evaluate)
 
-    distributed_utils.all_gather_list = gathering_on_cpu(distributed_utils.all_gather_list)
+    distributed_utils.all_gather_list = patch_all_gather_list(distributed_utils.all_gather_list)
     distributed_fairseq_model.DistributedDataParallel = distributed_data_parallel
 
-    data_utils.np = _Replaced(np, int=int, random=_Replaced(np.random, default_rng=seeded_generator))
+    data_utils.np = _PatchedModule(np, int=int, random=_PatchedModule(np.random, default_rng=seeded_generator))
     layer_drops = np.random.RandomState(0)
-    utils.set_torch_seed = seeding(utils.set_torch_seed, layer_drops)
+    utils.set_torch_seed = patch_set_torch_seed(utils.set_torch_seed, layer_drops)
     for models in (wav2vec2, wav2vec2_asr):
-        models.np = _Replaced(np, random=_Replaced(np.random, random=layer_drops.random_sample))
+        models.np = _PatchedModule(np, random=_PatchedModule(np.random, random=layer_drops.random_sample))
 
     raw_audio_dataset.RawAudioDataset.crop_to_max_size = crop_to_max_size
     for datasets in (raw_audio_dataset, hubert_dataset):
-        datasets.parse_path = _refusing_special_files(datasets.parse_path)
-    utils.import_user_module = refusing_second_copy(utils.import_user_module)
+        datasets.parse_path = _patch_parse_path(datasets.parse_path)
+    utils.import_user_module = patch_import_user_module(utils.import_user_module)
 
 
 def _import_fairseq() -> None:
-    """Import fairseq without its warnings, and without the root logger that it sets up as it is imported."""
+    """Import fairseq without its warnings and without its changes to the root logger."""
     if "fairseq" in sys.modules:
         return
     root = logging.getLogger()
@@ -85,8 +85,8 @@ def _import_fairseq() -> None:
     root.setLevel(level)
 
 
-class _Replaced(ModuleType):
-    """`module` with some names replaced, for one module of fairseq that looks them up there."""
+class _PatchedModule(ModuleType):
+    """Proxy of `module` with other values for some names, to replace `module` in one module of fairseq."""
 
     def __init__(self, module: ModuleType, **names: Any) -> None:
         super().__init__(module.__name__)
@@ -97,30 +97,28 @@ class _Replaced(ModuleType):
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a fairseq checkpoint, of today (`cfg`) or of 2020-21 (`args`), with its tensors on the CPU.
+    """Load a fairseq checkpoint, current (`cfg`) or from 2020-21 (`args`), with its tensors on the CPU.
 
-    Never runs code from the file: only the classes that fairseq's checkpoints need are read, and settings that
-    fairseq would evaluate are checked to be literals. Raises `InputError`, naming the file and what is wrong, for a
-    file that is missing, truncated, not a fairseq checkpoint, or refused.
+    No code from the file is run: only the classes that fairseq checkpoints need are unpickled, and settings that
+    fairseq would evaluate must be literals. Raises `InputError` for a file that is missing, truncated, not a fairseq
+    checkpoint, or rejected.
     """
     require_fairseq("reading a fairseq checkpoint")
     apply()
     path = Path(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: cannot be read: it is not a plain file")
-    try:
-        with path.open("rb") as file:
-            state = load_pickle(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with readable(path), path.open("rb") as file:
+        state = load_pickle(file)
     if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
-        raise InputError(f"{path}: is not a fairseq checkpoint (it holds no model)")
+        raise InputError(f"{path}: is not a fairseq checkpoint (it has no model)")
     return state
 
 
-def _refusing_special_files(stock: Callable[[str], tuple[str, list[int]]]) -> Callable[[str], tuple[str, list[int]]]:
-    """Fairseq's `parse_path`, which it calls for each audio file before it reads that. A FIFO or a device could keep it
-    reading for ever.
+def _patch_parse_path(stock: Callable[[str], tuple[str, list[int]]]) -> Callable[[str], tuple[str, list[int]]]:
+    """Patch fairseq's `parse_path`, called before each audio file is read, to reject special files.
+
+    Reading a FIFO or a device might never end.
     """
 
     @functools.wraps(stock)

@@ -1,4 +1,4 @@
-"""fairseq in several processes: on CPUs, and with parameters that have no gradient."""
+"""Patch fairseq's distributed training for CPUs and for parameters without a gradient."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from torch import nn
 from ..nn.encoder import Encoder
 
 
-def gathering_on_cpu(stock: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """Fairseq's `all_gather_list`, with its buffers on the CPU unless the backend is NCCL."""
+def patch_all_gather_list(stock: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Patch fairseq's `all_gather_list` to allocate its buffers on the CPU unless the backend is NCCL."""
 
     @functools.wraps(stock)
     def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
@@ -19,7 +19,7 @@ def gathering_on_cpu(stock: Callable[..., list[Any]]) -> Callable[..., list[Any]
 
         group = distributed_utils.get_global_group() if group is None else group
         if torch.distributed.get_backend(group) != "nccl":
-            # The stock function keeps its buffers as attributes of its own name, which is this function now.
+            # The stock function reads its buffers from attributes of its global name, which is now this function.
             size = max_size * distributed_utils.get_world_size(group)
             all_gather_list.__dict__.update(
                 _buffer=torch.empty(size, dtype=torch.uint8), _cpu_buffer=torch.empty(max_size, dtype=torch.uint8)
@@ -32,13 +32,13 @@ def gathering_on_cpu(stock: Callable[..., list[Any]]) -> Callable[..., list[Any]
 def distributed_data_parallel(
     module: nn.Module, *, device_ids: list[int], output_device: int, find_unused_parameters: bool, **options: Any
 ) -> nn.parallel.DistributedDataParallel:
-    """torch's, on CPUs too, and looking for parameters without a gradient in models of ours, whatever the setting.
+    """Create torch's `DistributedDataParallel`, on CPUs too; for networks of this package, it finds unused parameters.
 
-    Skipped layers, upsampling for other squeeze factors and what is frozen have none. Without looking for them, the
-    gradients that share a bucket with them would not be exchanged, and the ranks would drift apart unnoticed.
+    Skipped layers, upsampling for other squeeze factors and frozen parameters have no gradient. Unless
+    `find_unused_parameters` is set, gradients in the same bucket are not exchanged, and the ranks silently diverge.
     """
-    ours = any(isinstance(part, Encoder) for part in module.modules())
-    options["find_unused_parameters"] = find_unused_parameters or ours
+    has_unused = any(isinstance(part, Encoder) for part in module.modules())
+    options["find_unused_parameters"] = find_unused_parameters or has_unused
     if all(parameter.device.type == "cpu" for parameter in module.parameters()):
         return nn.parallel.DistributedDataParallel(module, **options)
     return nn.parallel.DistributedDataParallel(module, device_ids=device_ids, output_device=output_device, **options)

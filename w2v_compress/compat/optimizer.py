@@ -1,4 +1,4 @@
-"""Steps of fairseq's optimizers that leave parameters without a gradient untouched."""
+"""Exclude parameters from a step of fairseq's optimizers."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,47 +8,48 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def leaving_untouched(optimizer: Any, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within, a step of fairseq's `optimizer` changes neither these parameters nor what it keeps of them.
+def excluding_from_step(optimizer: Any, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Exclude `parameters` from steps of fairseq's `optimizer` in this context: neither they nor their state change.
 
-    For parameters that have no gradient in this update. In one process in fp32 Adam leaves them out, but `legacy_ddp`
-    and the optimizers for half precision give them a gradient of zeros, by which momentum and weight decay move them.
+    This is for parameters without a gradient in an update. Adam skips them in one process in fp32, but `legacy_ddp`
+    and the half-precision optimizers give them a zero gradient, with which momentum and weight decay change them.
     """
-    left = set(parameters)
-    for parameter in left:
+    excluded = set(parameters)
+    for parameter in excluded:
         parameter.grad = None
     copies = getattr(optimizer, "fp32_params", None)
-    if isinstance(copies, list):  # a copy in fp32 of each parameter
+    if isinstance(copies, list):  # one fp32 copy per parameter
         for parameter, copy in zip(optimizer.fp16_params, copies, strict=True):
-            if parameter in left:
+            if parameter in excluded:
                 copy.grad = None
         copies = None
-    slices = [] if copies is None else list(_slices_of(left, optimizer.fp16_params, copies))
+    slices = [] if copies is None else list(_slices_of(excluded, optimizer.fp16_params, copies))
     before = [
-        {name: vector[place].clone() for name, vector in _vectors(optimizer, flat).items()} for flat, place in slices
+        {name: vector[location].clone() for name, vector in _vectors(optimizer, flat).items()}
+        for flat, location in slices
     ]
     yield
-    for (flat, place), values in zip(slices, before, strict=True):
+    for (flat, location), values in zip(slices, before, strict=True):
         for name, vector in _vectors(optimizer, flat).items():
-            vector[place] = values.get(name, 0)  # moments begin with the first step
+            vector[location] = values.get(name, 0)  # the first step creates the moments
     if slices:
         optimizer._sync_fp32_params_to_fp16()
 
 
 def _slices_of(
-    left: set[nn.Parameter], parameters: Sequence[nn.Parameter], copies: Mapping[Any, nn.Parameter]
+    excluded: set[nn.Parameter], parameters: Sequence[nn.Parameter], copies: Mapping[Any, nn.Parameter]
 ) -> Iterator[tuple[nn.Parameter, slice]]:
-    """Where the copies of parameters on one device, which fairseq joins to one vector, hold those of `left`."""
+    """Yield the location of each `excluded` parameter in the flat fp32 vector of its device."""
     ends = dict.fromkeys(copies, 0)
     for parameter in parameters:
         device = parameter.device.index
         start, ends[device] = ends[device], ends[device] + parameter.numel()
-        if parameter in left:
+        if parameter in excluded:
             yield copies[device], slice(start, ends[device])
 
 
 def _vectors(optimizer: Any, flat: nn.Parameter) -> dict[str, Tensor]:
-    """The values of the joined parameters, and what the optimizer keeps of each, such as Adam's moments."""
+    """Return the flat parameter vector and the optimizer state of the same shape, such as Adam's moments."""
     state = optimizer.optimizer.state.get(flat, {})
     moments = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.shape == flat.shape}
     return {"": flat.data, **moments}

@@ -1,4 +1,4 @@
-"""Reading fairseq's pickles and settings without running code from them."""
+"""Read fairseq's pickles and settings without running code from them."""
 
 import argparse
 import ast
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, prefixed
 from ..nn.architecture import parse_conv_layers
 
 EVALUATED_SETTINGS = (
@@ -23,35 +23,36 @@ EVALUATED_SETTINGS = (
     "wer_args",
     "adam_betas",
 )
-"""Settings of speech models, their data, loss and optimizer that fairseq passes to `eval`."""
+"""Settings that fairseq passes to `eval` for speech models, their data, loss and optimizer."""
 
 
 def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
-    """`torch.load` for fairseq: of the allow-listed classes only, whatever torch's environment variables say."""
+    """Load a pickle like `torch.load`, but only allowed classes, whatever the environment variables of torch are."""
     source = getattr(file, "name", "an object sent by another process")
     try:
-        with _reading_fairseq():
+        with _allowing_fairseq_classes():
             state = torch.load(file, map_location=map_location, weights_only=True)
         if isinstance(state, dict):
             for setting, text in _evaluated_settings([state.get("cfg"), state.get("args")]):
-                evaluate(text, f"the setting `{setting}`")
-    except InputError as error:
-        raise InputError(f"{source}: is refused: {error}") from None
-    except Exception as error:  # a damaged or hostile file can fail in any way at all
+                with prefixed(f"{source}: is rejected"):
+                    evaluate(text, f"the setting `{setting}`")
+    except InputError:
+        raise
+    except Exception as error:  # a damaged or malicious file can raise anything
         raise InputError(f"{source}: {_reason(error)}") from None
     return state
 
 
 def _reason(error: Exception) -> str:
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if refused:
-        return f"is refused: it needs `{refused[1]}`, which no fairseq checkpoint does and which could run code"
+    rejected = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if rejected:
+        return f"is rejected: it needs `{rejected[1]}`, which no fairseq checkpoint does and which could run code"
     detail = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-    return f"is not a fairseq checkpoint, or damaged ({detail.splitlines()[0] if detail else type(error).__name__})"
+    return f"is not a fairseq checkpoint, or is damaged ({detail.splitlines()[0] if detail else type(error).__name__})"
 
 
 def _evaluated_settings(settings: Any) -> Iterator[tuple[str, str]]:
-    """The settings, nested ones included, that fairseq evaluates."""
+    """Yield (name, text) of each setting, at any depth, that fairseq would evaluate."""
     from omegaconf import OmegaConf
 
     if OmegaConf.is_config(settings):
@@ -60,7 +61,7 @@ def _evaluated_settings(settings: Any) -> Iterator[tuple[str, str]]:
         settings = vars(settings)
     if isinstance(settings, dict):
         for name, value in settings.items():
-            # An interpolation is checked when it has been resolved, by the `eval` that `apply` puts in fairseq.
+            # Interpolations are checked after they are resolved, by the `eval` that `apply` puts into fairseq.
             if name in EVALUATED_SETTINGS and isinstance(value, str) and "${" not in value:
                 yield name, value
         settings = list(settings.values())
@@ -70,7 +71,7 @@ def _evaluated_settings(settings: Any) -> Iterator[tuple[str, str]]:
 
 
 def evaluate(text: str, setting: str = "a setting") -> Any:
-    """`eval` for fairseq's settings: literals, and lists of convolutions joined with + and *. Runs no code."""
+    """Replace `eval` for fairseq's settings: accept literals, and lists of convolutions joined with + and *."""
     with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return ast.literal_eval(text)
     with contextlib.suppress(InputError, AttributeError):
@@ -81,45 +82,45 @@ def evaluate(text: str, setting: str = "a setting") -> Any:
     )
 
 
-class _Reading(threading.local):
-    """Whether this thread is reading a file of fairseq's."""
+class _ThreadState(threading.local):
+    """State of one thread."""
 
-    fairseq = False
+    fairseq_allowed = False
 
 
-_reading = _Reading()
+_thread = _ThreadState()
 
 
 @contextlib.contextmanager
-def _reading_fairseq() -> Iterator[None]:
-    """Within, torch's restricted unpickler knows the classes of fairseq's checkpoints: in this thread alone.
+def _allowing_fairseq_classes() -> Iterator[None]:
+    """Allow torch's restricted unpickler to load the classes of fairseq checkpoints, in this thread only.
 
-    `torch.serialization.safe_globals` is for the whole process: the thread that leaves it first takes the classes from
-    all others that are reading.
+    `torch.serialization.safe_globals` affects the process: the first thread to leave it removes the classes for all
+    other threads.
     """
-    _reading.fairseq = True
+    _thread.fairseq_allowed = True
     try:
         yield
     finally:
-        _reading.fairseq = False
+        _thread.fairseq_allowed = False
 
 
-def allowing_fairseq(stock: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Torch's list of allowed names, with ours where `_reading_fairseq` is at work."""
+def patch_allowed_globals(stock: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Patch torch's function for the user's allowed globals to include fairseq's inside `_allowing_fairseq_classes`."""
 
     @functools.wraps(stock)
     def allowed() -> dict[str, Any]:
-        return {**stock(), **_allowed_names()} if _reading.fairseq else stock()
+        return {**stock(), **_allowed_names()} if _thread.fairseq_allowed else stock()
 
     return allowed
 
 
 @functools.cache
 def _allowed_names() -> dict[str, Any]:
-    """What a fairseq checkpoint may name: its name in the pickle -> the class or a stand-in.
+    """Map each global name that a fairseq checkpoint may contain to its class, or to a safe substitute.
 
-    The unpickler calls these with any arguments and sets any of their attributes, so each only stores what it gets.
-    Where the original could do more, a stand-in of ours takes its place.
+    A pickle can call these with any arguments and set any of their attributes, so each of them only stores values. A
+    substitute replaces a class that does more.
     """
     import omegaconf
     from fairseq.data.dictionary import Dictionary
@@ -129,11 +130,11 @@ def _allowed_names() -> dict[str, Any]:
 
     containers = (argparse.Namespace, omegaconf.DictConfig, omegaconf.ListConfig, ContainerMetadata, Metadata)
     nodes = (omegaconf.AnyNode, omegaconf.StringNode, omegaconf.IntegerNode, omegaconf.FloatNode, omegaconf.BooleanNode)
-    of_training = (meters.AverageMeter, meters.SumMeter, meters.TimeMeter, meters.StopwatchMeter)
+    training_meters = (meters.AverageMeter, meters.SumMeter, meters.TimeMeter, meters.StopwatchMeter)
     types = (dict, list, int, float, str, bool)
-    classes = (Dictionary, _TensorPlaceholder, *containers, *nodes, *of_training, *types)
+    classes = (Dictionary, _TensorPlaceholder, *containers, *nodes, *training_meters, *types)
     names: dict[str, Any] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in classes}
-    names |= {f"fairseq.meters.{meter.__name__}": meter for meter in of_training}  # as in 2019
+    names |= {f"fairseq.meters.{meter.__name__}": meter for meter in training_meters}  # their module in 2019
     return names | {
         "typing.Any": Any,
         "collections.defaultdict": _plain_dict,
@@ -144,12 +145,12 @@ def _allowed_names() -> dict[str, Any]:
 
 
 def _plain_dict(_factory: Any = None) -> dict[Any, Any]:
-    # torch's restricted unpickler fills plain dictionaries only.
+    # torch's restricted unpickler only fills plain dictionaries
     return {}
 
 
 class _NumpyType:
-    """A pickled `numpy.dtype`. numpy's own sets internal flags from the pickle unchecked; this keeps its code."""
+    """Substitute for `numpy.dtype`, which sets internal flags from the pickle unchecked; stores code and byte order."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code = code

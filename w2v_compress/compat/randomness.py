@@ -1,4 +1,4 @@
-"""Random numbers of fairseq as functions of (seed, update number)."""
+"""Patch fairseq to make its random numbers functions of (seed, update number)."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 class _Generator(np.random.Generator):
-    """numpy's generator with the method that fairseq calls by the name it had in `RandomState`."""
+    """numpy's generator with `randint`, the method of `RandomState` that fairseq calls."""
 
     randint = np.random.Generator.integers
 
 
 def seeded_generator(seed: Any = None) -> _Generator:
-    """`default_rng` for masks: without a seed it takes one from torch, which fairseq seeds before each update.
+    """Replace numpy's `default_rng` for masks: without `seed`, draw one from torch.
 
-    fairseq's trainer calls `torch.manual_seed(seed + updates)`, so masks are equal for equal seeds, after a resume
-    too. The rank is added so that processes, whose torch seeds are equal, mask differently.
+    fairseq's trainer calls `torch.manual_seed(seed + updates)`, so equal seeds give equal masks, also after resuming.
+    The rank is part of the seed because all processes have the same torch seed but must mask differently.
     """
     if seed is None:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -25,11 +25,11 @@ def seeded_generator(seed: Any = None) -> _Generator:
     return _Generator(np.random.PCG64(seed))
 
 
-def seeding(stock: type, layer_drops: np.random.RandomState) -> type:
-    """Fairseq's `set_torch_seed`, which runs before each update, seeding the choice of dropped layers as well.
+def patch_set_torch_seed(stock: type, layer_drops: np.random.RandomState) -> type:
+    """Patch fairseq's `set_torch_seed`, called before each update, to seed the choice of dropped layers too.
 
-    Stock draws that from numpy's global state, which a resumed run starts anew and loading threads share. It cannot
-    come from torch's: its use there depends on the batch, and all processes have to drop the same layers.
+    Stock fairseq draws dropped layers from numpy's global state, which is reset on resuming and shared with loader
+    threads. torch's state is unsuitable: it depends on the batch, and all processes must drop the same layers.
     """
 
     class SetTorchSeed(stock):
@@ -41,6 +41,6 @@ def seeding(stock: type, layer_drops: np.random.RandomState) -> type:
 
 
 def crop_to_max_size(_dataset: Any, tensor: Tensor, target_size: int, dim: int = 0) -> Tensor:
-    """A random part of `target_size` along `dim`. The stock method indexes with a list, which torch is dropping."""
+    """Crop `tensor` to `target_size` at a random offset along `dim`, without the deprecated indexing by a list."""
     surplus = tensor.size(dim) - target_size
     return tensor if surplus <= 0 else tensor.narrow(dim, np.random.randint(0, surplus + 1), target_size)

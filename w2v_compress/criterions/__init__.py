@@ -1,4 +1,4 @@
-"""fairseq criterions. Importing this package registers them."""
+"""Register fairseq criterions."""
 
 from . import ctc_distillation
 

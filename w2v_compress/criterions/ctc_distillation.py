@@ -84,7 +84,8 @@ class CtcDistillationConfig(CtcCriterionConfig):
     hidden_projection: PROJECTION_CHOICES = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
-            "help": "linear map from hidden states of the student to the teacher's width: auto (if widths differ) or always"
+            "help": "linear map of hidden states from the student's to the teacher's width: auto (if they differ) or "
+            "always"
         },
     )
     reduction: REDUCTION_CHOICES = field(  # type: ignore[valid-type]
@@ -94,8 +95,8 @@ class CtcDistillationConfig(CtcCriterionConfig):
     teacher_precision: PRECISION_CHOICES = field(  # type: ignore[valid-type]
         default="auto",
         metadata={
-            "help": "precision of the teacher: fp32, bf16, fp16 or auto, which is that of a half-precision run, else the "
-            "fastest on a GPU and fp32 on a CPU"
+            "help": "precision of the teacher: fp32, bf16, fp16 or auto, which is that of a half-precision run, else "
+            "the fastest on a GPU and fp32 on a CPU"
         },
     )
     teacher_cache: str = field(

@@ -1,1 +1,1 @@
-"""Corpora to manifests, audio files to 16 kHz mono, text to units. Imports neither torch nor fairseq."""
+"""Convert corpora to manifests, audio to 16 kHz mono, and text to units. Imports no fairseq."""

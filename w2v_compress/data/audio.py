@@ -1,4 +1,4 @@
-"""Speech from files and arrays, as 16 kHz mono float32; whatever is not sound audio is refused with the reason."""
+"""Read files and arrays as 16 kHz mono float32. Invalid audio is rejected with a reason."""
 
 import io
 import os
@@ -18,114 +18,116 @@ import soundfile
 import soxr
 
 from ..errors import AudioError, InputError
-from .truncation import check_whole
+from .truncation import check_not_truncated
 
 SAMPLE_RATE = 16_000
-"""Samples a second of everything that the networks hear."""
+"""Sampling rate, in Hz, of the input of every network."""
 MIN_RATE, MAX_RATE = 4_000, 384_000
-"""Sampling rates, in Hz, that are resampled; others are taken for a mistake."""
+"""Lowest and highest sampling rate, in Hz, that is accepted."""
 MAX_CHANNELS = 64
+"""More channels are taken for an array of shape (channels, samples)."""
 BLOCK_VALUES = 2**18
-"""Samples, those of all channels counted, that are held at a time where audio is streamed."""
+"""Values (samples x channels) in each block of streamed audio."""
 SILENCE = 2.0**-14
-"""Audio that stays this close to its middle (two steps of 16 bits, -84 dBFS) is silent."""
+"""Amplitude around the midpoint below which audio counts as silent: two 16-bit steps, -84 dBFS."""
 
 AudioArray = npt.NDArray[np.float32]
 ARRAY_NAME = "audio array"
+"""Name of arrays in error messages."""
 STREAM_NAME = "audio stream"
-"""What errors call audio that has no name."""
+"""Name of bytes and unnamed file objects in error messages."""
 
-_UNKNOWN_FRAMES = 2**60
-_INTEGER_SCALES = {"uint8": (128, 128.0), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}
+_UNKNOWN_FRAMES = 2**60  # libsndfile reports a larger count when the header has none
+_INTEGER_SCALES = {"uint8": (128, 128.0), "int16": (0, 2.0**15), "int32": (0, 2.0**31)}  # dtype -> (zero, full scale)
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What an audio file holds, as it holds it."""
+class DecodedAudio:
+    """The decoded content of an audio file, before resampling and mixing."""
 
     samples: AudioArray
-    """(samples, channels)"""
+    """Samples as (samples, channels)."""
     rate: int
-    """Samples a second."""
+    """Sampling rate in Hz."""
     container: str
-    """libsndfile's name of the format: WAV, FLAC, OGG (Opus and Vorbis), ..."""
+    """libsndfile's name of the container: WAV, FLAC, OGG (Opus and Vorbis), ..."""
 
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Sound that can be read block by block, any number of times, so that its length takes no memory."""
+    """Audio that can be streamed any number of times, in memory that does not grow with its length."""
 
     name: object
-    """What errors call it."""
+    """Name of the audio in error messages."""
     rate: int
-    """Samples a second of what is stored."""
+    """Sampling rate of the stored audio in Hz."""
     stored: Callable[[], Iterator[AudioArray]]
-    """Gives it as it is stored, block by block: (samples, channels)."""
+    """Function that streams the stored audio as blocks (samples, channels)."""
 
     def blocks(self) -> Iterator[AudioArray]:
-        """16 kHz mono, (samples,) a block: joined, what `read_audio` gives. Errors are its errors, and come where
-        the fault is.
+        """Stream 16 kHz mono blocks (samples,), which concatenate to the result of `read_audio`.
+
+        Raises the errors of `read_audio`, at the block that causes them.
         """
-        return _speech(self.stored(), self.rate, self.name)
+        return _convert_blocks(self.stored(), self.rate, self.name)
 
 
 def open_audio(source: Any, rate: int | None = None) -> AudioSource:
-    """The speech in `source`, which is not read yet; arguments and errors are those of `read_audio`.
+    """Open `source` for streaming; arguments and errors are those of `read_audio`.
 
-    An array is not copied: it must stay as it is until it has been read.
+    An array is not copied, so it must not change before it has been read.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
-        name, file = _file(source)
+        name, file = _seekable_file(source)
         if rate is not None:
-            raise InputError(f"{name}: `rate` goes with an array only; a file states its own")
+            raise InputError(f"{name}: `rate` goes with an array only; a file has its own")
         with _opened(file, name) as audio:
             rate = audio.samplerate
         _check_rate(rate, name)
         return AudioSource(name, rate, partial(_file_blocks, file, name))
     if rate is None:
-        raise InputError(f"{ARRAY_NAME}: `rate`, its samples a second, is needed")
+        raise InputError(f"{ARRAY_NAME}: `rate`, the sampling rate in Hz, is required")
     array = _checked_array(source)
     _check_rate(rate, ARRAY_NAME)
     return AudioSource(ARRAY_NAME, rate, partial(_array_blocks, array))
 
 
 def read_audio(source: Any, rate: int | None = None, *, allow_silence: bool = True) -> AudioArray:
-    """The speech in `source` as 16 kHz mono, shape (samples,).
+    """Read `source` as 16 kHz mono audio (samples,).
 
     `source` is a path, the bytes of a file, a binary file object, or an array of shape (samples,) or (samples,
     channels) with its sampling `rate` in Hz: floats in [-1, 1], or uint8, int16 or int32 samples. Channels are
-    averaged; other rates are resampled by soxr.
-    Raises `AudioError`, an `InputError`, when a file is missing, not audio, damaged or cut short, and when there are
-    no samples, samples that are not finite or, unless `allow_silence`, nothing but silence.
+    averaged, and other rates are resampled by soxr.
+    Raises `AudioError`, an `InputError`, for a file that is missing, not audio, damaged or truncated, and for audio
+    that has no samples, has samples that are not finite or, unless `allow_silence`, is silent.
     """
     opened = open_audio(source, rate)
-    return _joined(opened.blocks(), opened.name, allow_silence)
+    return _concatenate(opened.blocks(), opened.name, allow_silence)
 
 
-def decode_file(path: Path, *, max_seconds: float | None = None) -> Decoded:
-    """The samples of the audio file at `path`, every one that its header promises.
+def decode_file(path: Path, *, max_seconds: float | None = None) -> DecodedAudio:
+    """Decode all samples of the audio file at `path`.
 
-    libsndfile quietly reads what is left of a WAV, AIFF or Ogg file that was cut short; this refuses it. Raises
-    `AudioError` with the reason `missing`, `unreadable`, `empty`, or `overlong` (before decoding) for more than
-    `max_seconds`.
+    Truncated WAV, AIFF and Ogg files, which libsndfile reads without an error, are rejected. Raises `AudioError` with
+    the reason `missing`, `unreadable`, `empty`, or, before decoding, `overlong` for more than `max_seconds`.
     """
     with _opened(path, path) as file:
         if max_seconds is not None and file.frames > max_seconds * file.samplerate:
             raise _overlong(path, file.frames / file.samplerate, max_seconds)
         blocks = [np.zeros((0, file.channels), np.float32), *_decoded_blocks(file, path)]
-        return Decoded(np.concatenate(blocks), file.samplerate, file.format)
+        return DecodedAudio(np.concatenate(blocks), file.samplerate, file.format)
 
 
-def to_speech(samples: AudioArray, rate: int, *, name: object, allow_silence: bool = True) -> AudioArray:
-    """`samples` (samples, channels) at `rate` Hz as 16 kHz mono (samples,); `name` is what errors call them."""
+def to_mono_16khz(samples: AudioArray, rate: int, *, name: object, allow_silence: bool = True) -> AudioArray:
+    """Convert `samples` (samples, channels) at `rate` Hz to 16 kHz mono (samples,); errors start with `name`."""
     _check_rate(rate, name)
-    return _joined(_speech(iter([samples]), rate, name), name, allow_silence)
+    return _concatenate(_convert_blocks(iter([samples]), rate, name), name, allow_silence)
 
 
 def check_duration(audio: AudioArray, max_seconds: float, *, name: object) -> None:
-    """`AudioError` with the reason `overlong` when 16 kHz `audio` lasts longer than `max_seconds`."""
+    """Raise `AudioError` with the reason `overlong` if 16 kHz `audio` lasts longer than `max_seconds`."""
     if audio.size > max_seconds * SAMPLE_RATE:
         raise _overlong(name, audio.size / SAMPLE_RATE, max_seconds)
 
@@ -135,17 +137,17 @@ def _overlong(name: object, seconds: float, max_seconds: float) -> AudioError:
 
 
 class _SequentialFile(soundfile.SoundFile):
-    """soundfile seeks after each read, by which the decoder of MP3 loses what it knows of the samples to come."""
+    """A sound file that soundfile does not seek in: a seek after each read resets the state of the MP3 decoder."""
 
     def seekable(self) -> bool:
-        """No, although libsndfile could."""
+        """Return False, so that soundfile does not seek."""
         return False
 
 
-def _file(source: Any) -> tuple[object, Path | BinaryIO]:
-    """What errors call a path or a file object, and what can be read from its beginning any number of times.
+def _seekable_file(source: Any) -> tuple[object, Path | BinaryIO]:
+    """Return the name of a path or file object in error messages, and a path or file object that can be rewound.
 
-    What cannot be sought in, as a pipe, is first copied to a temporary file.
+    A file object that cannot seek, such as a pipe, is first copied to a temporary file.
     """
     if isinstance(source, str | os.PathLike):
         return source, Path(source)
@@ -156,7 +158,7 @@ def _file(source: Any) -> tuple[object, Path | BinaryIO]:
     try:
         if source.seekable():
             return name, source
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 - it goes when nothing reads it any more
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - removed once nothing refers to it
         shutil.copyfileobj(source, copy)
     except (OSError, ValueError) as error:
         raise AudioError(name, "unreadable", f"cannot be read: {error}") from None
@@ -165,7 +167,7 @@ def _file(source: Any) -> tuple[object, Path | BinaryIO]:
 
 @contextmanager
 def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile]:
-    """A file, from its beginning; whatever goes wrong with it, here or as it is read, is an `AudioError`."""
+    """Open a file at its beginning, and turn any error from opening or reading it into an `AudioError`."""
     try:
         if isinstance(file, Path):
             if not file.exists():
@@ -173,27 +175,27 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile
             if not file.is_file():
                 raise AudioError(name, "unreadable", "is not a file")
             with file.open("rb") as stream:
-                check_whole(stream, name)
+                check_not_truncated(stream, name)
         else:
-            check_whole(file, name)
+            check_not_truncated(file, name)
         with _SequentialFile(file) as audio:
             if audio.frames > _UNKNOWN_FRAMES:
-                raise AudioError(name, "unreadable", "does not say how long it is (written to a pipe?): re-encode it")
+                raise AudioError(name, "unreadable", "its header gives no length (written to a pipe?): re-encode it")
             yield audio
     except OSError as error:
         raise AudioError(name, "unreadable", f"cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise AudioError(name, "unreadable", f"cannot be read: {error}") from None  # a file object that was closed
-    except (soundfile.SoundFileError, TypeError, MemoryError):  # TypeError: soundfile on the suffix .raw
+        raise AudioError(name, "unreadable", f"cannot be read: {error}") from None  # from a closed file object
+    except (soundfile.SoundFileError, TypeError, MemoryError):  # soundfile raises TypeError for the suffix .raw
         raise AudioError(
-            name, "unreadable", "is damaged, cut short, or not audio (wav, flac, ogg, opus and others are)"
+            name, "unreadable", "is damaged, cut short, or not audio (such as wav, flac, ogg or opus)"
         ) from None
 
 
 def _decoded_blocks(file: soundfile.SoundFile, path: object) -> Iterator[AudioArray]:
-    """(samples, channels) float32, every sample that the header promises."""
+    """Decode `file` as blocks (samples, channels) float32; raise `AudioError` if it ends before its header says."""
     decoded, at_once = 0, max(1, BLOCK_VALUES // file.channels)
     while len(block := file.read(at_once, dtype="float32", always_2d=True)):
         decoded += len(block)
@@ -208,7 +210,7 @@ def _file_blocks(file: Path | BinaryIO, name: object) -> Iterator[AudioArray]:
 
 
 def _checked_array(source: Any) -> npt.NDArray[Any]:
-    """(samples, channels) of a type that can be scaled, from an array-like of one or two dimensions."""
+    """Convert an array-like of one or two dimensions to (samples, channels), and check its type."""
     try:
         array = np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -221,14 +223,14 @@ def _checked_array(source: Any) -> npt.NDArray[Any]:
 
 
 def _array_blocks(array: npt.NDArray[Any]) -> Iterator[AudioArray]:
-    """(samples, channels) float32 from what `_checked_array` gives."""
-    middle, scale = _INTEGER_SCALES.get(array.dtype.name, (0, 1.0))
+    """Convert the result of `_checked_array` to blocks (samples, channels) float32, scaled to [-1, 1]."""
+    zero, scale = _INTEGER_SCALES.get(array.dtype.name, (0, 1.0))
     samples = max(1, BLOCK_VALUES // max(1, array.shape[1]))
     for start in range(0, len(array) if array.size else 0, samples):
         block = array[start : start + samples]
         if scale != 1:
-            block = (block.astype(np.float64) - middle) / scale
-        with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+            block = (block.astype(np.float64) - zero) / scale
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are rejected later
             block = block.astype(np.float32, copy=False)
         yield block
 
@@ -238,31 +240,31 @@ def _check_rate(rate: Any, name: object) -> None:
         raise AudioError(name, "unreadable", f"is at {rate} Hz; {MIN_RATE} to {MAX_RATE} Hz are allowed")
 
 
-def _speech(blocks: Iterator[AudioArray], rate: int, name: object) -> Iterator[AudioArray]:
-    """Blocks (samples, channels) at `rate` Hz as 16 kHz mono (samples,), the same however the audio is cut up."""
+def _convert_blocks(blocks: Iterator[AudioArray], rate: int, name: object) -> Iterator[AudioArray]:
+    """Convert blocks (samples, channels) at `rate` Hz to 16 kHz mono (samples,); the block size does not matter."""
     resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1)
-    heard = 0
+    produced = 0
     for block in blocks:
         channels = block.shape[1]
         if channels > MAX_CHANNELS:
             detail = f"has {channels} channels; 1 to {MAX_CHANNELS}, in the last dimension, are allowed"
             raise AudioError(name, "unreadable", detail)
         if not np.isfinite(block).all():
-            raise AudioError(name, "non-finite", "holds samples that are not finite numbers")
+            raise AudioError(name, "non-finite", "has samples that are not finite numbers")
         audio = block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)
         if resampler is not None:
             audio = resampler.resample_chunk(np.asarray(audio))
-        heard += audio.size
+        produced += audio.size
         yield audio
     if resampler is not None:
         rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        heard += rest.size
+        produced += rest.size
         yield rest
-    if not heard:
+    if not produced:
         raise AudioError(name, "empty", "holds no samples")
 
 
-def _joined(blocks: Iterator[AudioArray], name: object, allow_silence: bool) -> AudioArray:
+def _concatenate(blocks: Iterator[AudioArray], name: object, allow_silence: bool) -> AudioArray:
     audio = np.concatenate(list(blocks))
     if not allow_silence and np.ptp(audio) <= 2 * SILENCE:
         raise AudioError(name, "silent", "holds nothing but silence")

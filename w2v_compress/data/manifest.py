@@ -1,11 +1,11 @@
-"""fairseq's manifests: `SPLIT.tsv` (a root folder, then `path<TAB>samples`) beside `SPLIT.wrd` and the labels."""
+"""Read and write fairseq manifests: `SPLIT.tsv` (root folder, then `path<TAB>samples`), `SPLIT.wrd` and labels."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, readable
 from ..files import write_text
 from .audio import SAMPLE_RATE
 from .units import Units
@@ -13,32 +13,33 @@ from .units import Units
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of a manifest: 16 kHz mono audio and what is said in it."""
+    """One line of a manifest: a 16 kHz mono recording and its transcript."""
 
     path: Path
-    """Absolute."""
+    """Absolute path of the audio file."""
     samples: int
-    """At 16 kHz."""
+    """Length of the audio in samples at 16 kHz."""
     text: str
+    """Transcript, words separated by single spaces."""
 
     @property
     def seconds(self) -> float:
-        """How long the utterance lasts."""
+        """Duration in seconds."""
         return self.samples / SAMPLE_RATE
 
 
 def read_manifest(folder: Path, subset: str) -> list[Utterance]:
-    """The utterances of `subset` in the manifest `folder`, in its order.
+    """Read the utterances of `subset` from the manifest `folder`, in file order, without opening the audio.
 
-    Raises `InputError` that names the file and line when a file is missing, malformed or of another length, and when
-    there are no utterances. Audio files are not opened.
+    Raises `InputError` with the file and line if a file is missing or malformed, if the files differ in length, and
+    if they have no utterances.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; `w2v-compress prepare` makes one")
     manifest = folder / f"{subset}.tsv"
     if not manifest.is_file():
-        known = sorted(path.stem for path in folder.glob("*.tsv") if path.with_suffix(".wrd").is_file())
-        raise InputError(f"{folder}: there is no subset {subset!r}; there is {', '.join(known) or 'none'}")
+        found = sorted(path.stem for path in folder.glob("*.tsv") if path.with_suffix(".wrd").is_file())
+        raise InputError(f"{folder}: there is no subset {subset!r}; there is {', '.join(found) or 'none'}")
     lines, texts = _read_lines(manifest), _read_lines(manifest.with_suffix(".wrd"))
     if len(lines) < 2:
         raise InputError(f"{manifest}: holds no utterances")
@@ -54,8 +55,11 @@ def read_manifest(folder: Path, subset: str) -> list[Utterance]:
 
 
 def write_manifest(folder: Path, subset: str, utterances: Sequence[Utterance], units: Units) -> None:
-    """`subset`'s `.wrd`, its labels (`.ltr` or `.spm`) and, last, its `.tsv` in `folder`, each whole or not at all."""
-    # the folder that all audio shares, since fairseq joins the first line with every path
+    """Write the transcripts (`.wrd`), labels (`.ltr` or `.spm`) and, last, the `.tsv` of `subset` to `folder`.
+
+    Each file is written whole or not at all.
+    """
+    # fairseq joins the first line with every path, so it is the folder common to all audio files
     root = os.path.commonpath([utterance.path.parent for utterance in utterances])
     rows = [f"{os.path.relpath(utterance.path, root)}\t{utterance.samples}" for utterance in utterances]
     _write_lines(folder / f"{subset}.wrd", [utterance.text for utterance in utterances])
@@ -64,19 +68,18 @@ def write_manifest(folder: Path, subset: str, utterances: Sequence[Utterance], u
 
 
 def fits_manifest(path: Path) -> bool:
-    """Whether fairseq reads `path` back as it is: it strips lines, splits them at tabs and other names at colons."""
+    """Whether fairseq reads `path` back unchanged: it strips lines and splits them at tabs and at some colons."""
     return (
         path.suffix in (".wav", ".flac")
-        and str(path).isprintable()  # no tabs, no line ends, nothing that is not UTF-8
+        and str(path).isprintable()  # no tabs, no line breaks, only UTF-8
         and all(part == part.strip() for part in path.parts)
     )
 
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        with readable(path):
+            text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text") from None
     return text.removesuffix("\n").split("\n") if text else []

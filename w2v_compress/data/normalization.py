@@ -1,4 +1,4 @@
-"""Audio of zero mean and unit variance."""
+"""Normalize audio to zero mean and unit variance."""
 
 import numpy as np
 
@@ -6,17 +6,19 @@ from .audio import AudioArray
 
 
 class Moments:
-    """Count, mean and variance of audio that comes in blocks (Chan, Golub and LeVeque 1979: "Updating formulae and a
-    pairwise algorithm for computing sample variances").
+    """Running count, mean and variance of streamed audio.
+
+    The update is that of Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
+    sample variances".
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.mean = 0.0
-        self._squares = 0.0  # sum of the squared distances from the mean
+        self._squares = 0.0  # sum of squared deviations from the mean
 
     def add(self, block: AudioArray) -> None:
-        """Count the samples of `block` (samples,) too."""
+        """Update the moments with the samples of `block` (samples,)."""
         if not block.size:
             return
         wide = block.astype(np.float64)
@@ -27,14 +29,14 @@ class Moments:
         self.count = total
 
     def normalize(self, audio: AudioArray) -> AudioArray:
-        """`audio` (samples,), a part of what was counted, as `normalize` of the whole leaves it."""
+        """Normalize `audio` (samples,) by the moments of all blocks added so far."""
         variance = self._squares / self.count
         # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
         return ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
 
 
 def normalize(audio: AudioArray) -> AudioArray:
-    """`audio` (samples,) with zero mean and unit variance, as fairseq's `task.normalize` gives it to large models."""
+    """Normalize `audio` (samples,) to zero mean and unit variance, as fairseq does with `task.normalize=true`."""
     moments = Moments()
     moments.add(audio)
     return moments.normalize(audio)

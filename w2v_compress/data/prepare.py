@@ -1,4 +1,4 @@
-"""`w2v-compress prepare`: a corpus to the manifests, labels and audio that fairseq and our evaluation read."""
+"""Implement `w2v-compress prepare`: convert a corpus to manifests, labels and audio for training and evaluation."""
 
 import dataclasses
 import math
@@ -19,30 +19,34 @@ from .manifest import Utterance, fits_manifest, write_manifest
 from .units import UnitKind, Units
 
 MAX_SECONDS = 40.0
-"""LibriSpeech's longest utterance lasts 35.2 s."""
+"""Default for the longest accepted duration, in seconds; the longest utterance of LibriSpeech lasts 35.2 s."""
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split came to."""
+    """Size of a written split."""
 
     utterances: int
+    """Number of utterances."""
     hours: float
+    """Duration of the audio in hours."""
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` did."""
+    """Result of `prepare`."""
 
     out: str
+    """Manifest folder."""
     splits: dict[str, SplitReport]
+    """Size of each split, by name."""
     rejected: dict[str, int]
-    """Refused utterances by reason."""
+    """Number of rejected utterances, by reason."""
 
-    def closing_line(self) -> str:
-        """One line: the utterances and hours of each split, and how many utterances were refused, by reason."""
-        kept = ", ".join(f"{name} {split.utterances} ({split.hours:.2f} h)" for name, split in self.splits.items())
-        return f"{self.out}: {kept}; {_refused(self.rejected)}"
+    def summary(self) -> str:
+        """Return one line: utterances and hours of each split, and the number of rejected utterances by reason."""
+        accepted = ", ".join(f"{name} {split.utterances} ({split.hours:.2f} h)" for name, split in self.splits.items())
+        return f"{self.out}: {accepted}; {_rejection_counts(self.rejected)}"
 
 
 def prepare(
@@ -62,44 +66,55 @@ def prepare(
     workers: int | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
-    """The `corpus` (csv, librispeech, fsdd) at `source` as fairseq manifests in `out`; what is unfit is refused.
+    """Convert a corpus to fairseq manifests, labels and 16 kHz mono audio. Invalid utterances are rejected.
 
-    units: `letter` or `sentencepiece`; the latter are learnt from the splits named train..., or from all.
-    vocab_size: how many sentencepiece pieces to learn.
-    dictionary: a `dict.ltr.txt` (or `dict.spm.txt` with `spm.model` beside it) whose units to use instead.
-    max_seconds: longer utterances are refused.
-    audio_format: `flac` or `wav`, of the audio in `out`/audio. 16 kHz mono WAV and FLAC files are used where they lie.
-    join: for fsdd, `3:7` joins 3 to 7 recordings of one speaker, within a split, to a string of digits.
-    join_count: how many strings, over all splits; by default each recording is used about once.
-    seed: of the joining.
-    strict: fail, and write no manifest, if anything is refused.
-    workers: threads; by default one for each core that this process may use.
-    progress: counts recordings as they are converted.
+    Equal corpora and arguments give equal files.
 
-    Raises `InputError` for a wrong argument, a corpus that cannot be read, a split of which nothing is left, and an
-    `out` that cannot be written. The same corpus and arguments give the same files.
+    Args:
+        corpus: Layout of the corpus: `csv`, `librispeech` or `fsdd`.
+        source: Folder of the corpus, or the CSV file.
+        out: Folder for the manifests; converted audio is written to `out`/audio.
+        units: Output units, `letter` or `sentencepiece`. Sentencepiece pieces are trained on the splits whose names
+            start with `train`, or on all splits if there are none.
+        vocab_size: Number of sentencepiece pieces to train.
+        dictionary: Existing `dict.ltr.txt`, or `dict.spm.txt` with `spm.model` beside it, to use instead.
+        max_seconds: Longest accepted duration in seconds.
+        audio_format: Format of converted audio, `flac` or `wav`. Mono WAV and FLAC files at 16 kHz are used in place.
+        join: Fewest and most recordings to join, such as `3:7`; only for fsdd, within a speaker and split.
+        join_count: Number of joined recordings over all splits; by default each recording is used about once.
+        seed: Random seed for joining recordings.
+        strict: Whether to fail, without writing a manifest, if any utterance is rejected.
+        workers: Number of threads; by default one per available core.
+        progress: Called with the number of converted recordings and their total.
+
+    Returns:
+        The size of each split, and the number of rejected utterances by reason.
+
+    Raises:
+        InputError: An argument is invalid, the corpus cannot be read, a split has no valid utterance, or `out` cannot
+            be written.
     """
     _check_options(units, vocab_size, dictionary, max_seconds, audio_format, workers)
     lengths = _join_lengths(corpus, join, join_count)
     out = Path(os.path.abspath(out))
     recordings = _read_corpus(corpus, Path(source))
     splits = sorted({recording.split for recording in recordings if _is_split_name(recording.split)})
-    recordings, rejections = _refuse_rows(recordings)
+    recordings, rejections = _reject_rows(recordings)
     if lengths is not None:
         recordings = join_recordings(recordings, lengths, count=join_count, seed=seed)
     unit_set = _choose_units(recordings, units, vocab_size, dictionary)
-    recordings, unwritable = _refuse_texts(recordings, unit_set)
+    recordings, outside_units = _reject_texts(recordings, unit_set)
     recordings.sort(key=lambda recording: (recording.split, str(recording)))
-    _check_folder(out, recordings, splits, unit_set)
+    _create_output_folder(out, recordings, splits, unit_set)
 
     converter = Converter(out / "audio", unit_set, max_seconds, audio_format)
-    kept: dict[str, list[Utterance]] = {split: [] for split in splits}
+    accepted: dict[str, list[Utterance]] = {split: [] for split in splits}
     for recording, outcome in zip(recordings, converter.run(recordings, workers, progress=progress), strict=True):
         if isinstance(outcome, Rejection):
             rejections.append(outcome)
         else:
-            kept[recording.split].append(outcome)
-    return _finish(out, kept, rejections + unwritable, unit_set, strict=strict)
+            accepted[recording.split].append(outcome)
+    return _write_outputs(out, accepted, rejections + outside_units, unit_set, strict=strict)
 
 
 def _check_options(
@@ -117,24 +132,24 @@ def _check_options(
         raise InputError(f"max_seconds is {max_seconds}; it must be more than 0")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; it must be at least 1")
-    learns = units == "sentencepiece" and dictionary is None
-    if vocab_size is not None and not learns:
-        raise InputError("vocab_size goes with units sentencepiece and without a dictionary")
-    if learns and (vocab_size is None or vocab_size < 1):
-        raise InputError(f"units sentencepiece need a vocab_size of at least 1 (or a dictionary); it is {vocab_size}")
+    trains_units = units == "sentencepiece" and dictionary is None
+    if vocab_size is not None and not trains_units:
+        raise InputError("vocab_size is allowed only with units=sentencepiece and without a dictionary")
+    if trains_units and (vocab_size is None or vocab_size < 1):
+        raise InputError(f"vocab_size is {vocab_size}; units=sentencepiece need at least 1, or a dictionary")
 
 
 def _join_lengths(corpus: str, join: str | None, join_count: int | None) -> tuple[int, int] | None:
-    """The fewest and the most recordings of a string that `join`, such as 3:7, asks for."""
+    """Parse `join`, such as 3:7, as the fewest and most recordings to join; None if it is None."""
     if join is None:
         if join_count is not None:
-            raise InputError("join_count goes with join")
+            raise InputError("join_count is allowed only with join")
         return None
     if corpus != "fsdd":
-        raise InputError("join goes with the corpus fsdd")
+        raise InputError("join is allowed only with the corpus fsdd")
     match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", join)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"join is {join!r}; it must be the fewest and the most recordings of a string, such as 3:7")
+        raise InputError(f"join is {join!r}; it must be the fewest and most recordings to join, such as 3:7")
     if join_count is not None and join_count < 1:
         raise InputError(f"join_count is {join_count}; it must be at least 1")
     return int(match[1]), int(match[2])
@@ -142,23 +157,23 @@ def _join_lengths(corpus: str, join: str | None, join_count: int | None) -> tupl
 
 def _read_corpus(corpus: str, source: Path) -> list[Recording]:
     if corpus not in CORPORA:
-        raise InputError(f"corpus {corpus!r} is not known; it must be one of {', '.join(CORPORA)}")
+        raise InputError(f"corpus is {corpus!r}; it must be one of {', '.join(CORPORA)}")
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     recordings = CORPORA[corpus](source)
     if not recordings:
-        raise InputError(f"{source}: holds no utterances")
+        raise InputError(f"{source}: has no utterances")
     return recordings
 
 
 def _is_split_name(name: str) -> bool:
-    """Whether `name` can name files, and fairseq's subsets: it splits those at commas and colons."""
+    """Whether `name` is valid in file names and for fairseq, which splits subset names at commas and colons."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) is not None and name != "rejected"
 
 
-def _refuse_rows(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Rejection]]:
-    """What can be told without units or audio: repeated files, splits that cannot be named, missing text."""
-    kept, rejections = [], []
+def _reject_rows(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Rejection]]:
+    """Reject repeated files, invalid split names and empty texts, which need neither units nor audio."""
+    accepted, rejections = [], []
     seen: set[str] = set()
     for recording in recordings:
         path = os.path.abspath(recording.parts[0])
@@ -172,9 +187,9 @@ def _refuse_rows(recordings: Sequence[Recording]) -> tuple[list[Recording], list
         elif not recording.text.strip():
             rejections.append(Rejection(str(recording), "empty text", "has no text"))
         else:
-            kept.append(recording)
+            accepted.append(recording)
         seen.add(path)
-    return kept, rejections
+    return accepted, rejections
 
 
 def _choose_units(
@@ -189,25 +204,25 @@ def _choose_units(
     return Units.train_sentencepiece([letters.normalize_text(recording.text) for recording in train], vocab_size)
 
 
-def _refuse_texts(recordings: Sequence[Recording], units: Units) -> tuple[list[Recording], list[Rejection]]:
-    """Texts in the case of the units, and the refusal of those that the units cannot write."""
-    kept, rejections = [], []
+def _reject_texts(recordings: Sequence[Recording], units: Units) -> tuple[list[Recording], list[Rejection]]:
+    """Normalize the texts, and reject those with characters outside the units."""
+    accepted, rejections = [], []
     for recording in recordings:
         text = units.normalize_text(recording.text)
         if unknown := units.unknown_characters(text):
-            detail = f"its text holds {' '.join(unknown)}, not among the units"
+            detail = f"its text has {' '.join(unknown)}, not among the units"
             rejections.append(Rejection(str(recording), "characters outside the units", detail))
         else:
-            kept.append(dataclasses.replace(recording, text=text))
-    return kept, rejections
+            accepted.append(dataclasses.replace(recording, text=text))
+    return accepted, rejections
 
 
-def _check_folder(out: Path, recordings: Sequence[Recording], splits: Sequence[str], units: Units) -> None:
-    """Makes `out`; `InputError` when it cannot be, or when writing there would spoil what is there already."""
+def _create_output_folder(out: Path, recordings: Sequence[Recording], splits: Sequence[str], units: Units) -> None:
+    """Create `out`. Raises `InputError` if that fails, or if the output would damage files that are already there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: the folder cannot be made: {error.strerror or error}") from None
+        raise InputError(f"{out}: the folder cannot be created: {error.strerror or error}") from None
     if not fits_manifest(out / "audio.flac"):
         raise InputError(
             f"{str(out)!r}: choose a folder without odd spaces, tabs or line ends; a manifest cannot hold them"
@@ -215,18 +230,17 @@ def _check_folder(out: Path, recordings: Sequence[Recording], splits: Sequence[s
     audio = (out / "audio").resolve()
     for folder in {part.parent for recording in recordings for part in recording.parts}:
         if folder.resolve().is_relative_to(audio):
-            raise InputError(f"{folder}: the corpus keeps its audio where prepare would write; choose another OUT")
+            raise InputError(f"{folder}: the corpus has audio in the output folder; choose another OUT")
     others = {path.stem for path in out.glob("*.tsv")} - {*splits, "rejected"}
     dictionary = out / units.dictionary_name
     if others and dictionary.is_file() and Units.read_dictionary(dictionary, units.kind) != units:
         raise InputError(
-            f"{dictionary}: the split {min(others)!r} there has other units; "
-            "prepare with this dictionary, or choose another OUT"
+            f"{dictionary}: the split {min(others)!r} there has other units; use this dictionary, or choose another OUT"
         )
 
 
-def _finish(
-    out: Path, kept: Mapping[str, list[Utterance]], rejections: Sequence[Rejection], units: Units, *, strict: bool
+def _write_outputs(
+    out: Path, accepted: Mapping[str, list[Utterance]], rejections: Sequence[Rejection], units: Units, *, strict: bool
 ) -> PrepareReport:
     rejected = dict(Counter(rejection.reason for rejection in rejections).most_common())
     rows = sorted((rejection.path, rejection.reason, rejection.detail) for rejection in rejections)
@@ -235,21 +249,21 @@ def _finish(
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
     if strict and rejections:
         raise InputError(
-            f"{out / 'rejected.tsv'}: {_refused(rejected)}; --strict allows none, so no manifest is written"
+            f"{out / 'rejected.tsv'}: {_rejection_counts(rejected)}; --strict allows none, so no manifest is written"
         )
-    empty = [split for split, utterances in kept.items() if not utterances]
-    if empty or not kept:
-        what = f"nothing is left of the split {empty[0]!r}" if empty else "nothing is left"
-        raise InputError(f"{out / 'rejected.tsv'}: {what}; {_refused(rejected)}; no manifest is written")
+    empty = [split for split, utterances in accepted.items() if not utterances]
+    if empty or not accepted:
+        problem = f"the split {empty[0]!r} has no valid utterance" if empty else "no utterance is valid"
+        raise InputError(f"{out / 'rejected.tsv'}: {problem}; {_rejection_counts(rejected)}; no manifest is written")
     units.write_dictionary(out / units.dictionary_name)
-    for split, utterances in kept.items():
+    for split, utterances in accepted.items():
         write_manifest(out, split, utterances, units)
-    hours = {split: sum(utterance.seconds for utterance in utterances) / 3600 for split, utterances in kept.items()}
-    reports = {split: SplitReport(len(utterances), hours[split]) for split, utterances in kept.items()}
+    hours = {split: sum(utterance.seconds for utterance in utterances) / 3600 for split, utterances in accepted.items()}
+    reports = {split: SplitReport(len(utterances), hours[split]) for split, utterances in accepted.items()}
     return PrepareReport(str(out), reports, rejected)
 
 
-def _refused(rejected: Mapping[str, int]) -> str:
+def _rejection_counts(rejected: Mapping[str, int]) -> str:
     if not rejected:
-        return "none refused"
-    return f"{sum(rejected.values())} refused ({', '.join(f'{count} {reason}' for reason, count in rejected.items())})"
+        return "none rejected"
+    return f"{sum(rejected.values())} rejected ({', '.join(f'{count} {reason}' for reason, count in rejected.items())})"

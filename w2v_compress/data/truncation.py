@@ -1,4 +1,4 @@
-"""Whether a compressed audio file was cut short."""
+"""Detect truncated audio files from their containers."""
 
 import os
 import struct
@@ -7,22 +7,22 @@ from typing import BinaryIO
 from ..errors import AudioError
 
 _UNKNOWN_SIZE = 0x7FFFF000
-"""Lengths from here on are what writers to a pipe, such as sox and ffmpeg, put where they cannot know the length."""
+"""Smallest placeholder length: sox and ffmpeg write it, or more, into a pipe, where the length is not known."""
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
-def check_whole(file: BinaryIO, name: object) -> None:
-    """Raises `AudioError` when the file is empty or cut short; leaves it at its beginning."""
+def check_not_truncated(file: BinaryIO, name: object) -> None:
+    """Raise `AudioError` if `file` is empty or truncated; otherwise rewind it."""
     file.seek(0)
     if not file.read(1):
         raise AudioError(name, "empty", "the file is empty")
-    if _is_cut_short(file):
-        raise AudioError(name, "unreadable", "is cut short: it ends before the audio that it promises")
+    if _is_truncated(file):
+        raise AudioError(name, "unreadable", "is cut short: it ends before the length that its header gives")
     file.seek(0)
 
 
-def _is_cut_short(file: BinaryIO) -> bool:
-    """Whether the container in `file` says that more should follow: chunk lengths (WAV, AIFF), the last page (Ogg)."""
+def _is_truncated(file: BinaryIO) -> bool:
+    """Whether `file` is shorter than its container states: chunk lengths (WAV, AIFF) or a missing last page (Ogg)."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     magic = file.read(4)
@@ -39,12 +39,12 @@ def _is_cut_short(file: BinaryIO) -> bool:
         position += header.size + length
         if name in (b"data", b"SSND"):
             return position > size and length < _UNKNOWN_SIZE
-        position += length % 2  # chunks start at even places
+        position += length % 2  # chunks start at even offsets
     return False
 
 
 def _ends_with_last_page(tail: bytes) -> bool:
-    """Whether the last Ogg page in `tail` is whole and marked as the end of its stream (RFC 3533, section 6)."""
+    """Whether the last Ogg page in `tail` is complete and has the end-of-stream flag (RFC 3533, section 6)."""
     page = tail[max(0, tail.rfind(b"OggS")) :]
     if len(page) < 27:
         return False

@@ -1,1 +1,1 @@
-"""Learning from a teacher: losses, layer selection, the teacher and its cache."""
+"""Distillation from a teacher: losses, layer selection, the frozen teacher and its cache of logits."""

@@ -1,7 +1,7 @@
-"""What a student is taught, frame by frame: the terms of "Shrinking Bigfoot" (Peng et al. 2021, section 3) and more.
+"""Distillation losses: those of "Shrinking Bigfoot" (Peng et al. 2021, section 3), and distances of hidden states.
 
-Every function takes student and teacher as (frames, units or channels), in any precision, computes in fp32 and gives
-one value a frame, (frames,), so that the caller decides which frames count and what the sum is divided by.
+Every loss takes student and teacher as (frames, units or channels) in any precision, computes in fp32, and returns one
+value per frame, (frames,). The caller selects the frames and divides their sum.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ from ..errors import InputError
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(teacher || student) of the CTC posteriors softened by T (section 3, after Hinton et al. 2015).
+    """Return T^2 * KL(teacher || student) of the CTC posteriors at temperature T, (frames,).
 
-    T^2 keeps the size of the gradient as T grows.
+    This is the loss of Peng et al. 2021, section 3. The factor T^2 makes the size of the gradient independent of T
+    (Hinton et al. 2015, section 2).
     """
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
@@ -23,17 +24,21 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cos(student, teacher): of logits, the second loss of the code released with the paper (weight 0 there)."""
-    # The bound on the norms keeps the gradient of an all-zero frame within what fp16 holds.
+    """Return 1 - cos(student, teacher), (frames,).
+
+    For logits, this is the second loss in the code released with Peng et al. 2021, which gives it weight 0.
+    """
+    # With this lower bound on the norms, the gradient of an all-zero frame is finite in fp16.
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1, eps=1e-4)
 
 
 def hidden_distance(student: Tensor, teacher: Tensor, cosine_weight: float, *, normalize: bool) -> Tensor:
-    """Mean |student - teacher| over the channels + `cosine_weight` * (1 - cos), as DistilHuBERT (Chang et al. 2022,
-    section 2.2) and DPHuBERT (Peng et al. 2023, section 2.2) compare hidden states.
+    """Return mean |student - teacher| over the channels + `cosine_weight` * (1 - cos), (frames,).
 
-    `normalize`: the difference is that of states brought to zero mean and unit variance. What runs through pre-norm
-    layers, as LARGE's, grows with depth, in a few channels most, and its plain difference drowns all other terms.
+    DistilHuBERT (Chang et al. 2022, section 2.2) and DPHuBERT (Peng et al. 2023, section 2.2) compare hidden states
+    this way. With `normalize`, each frame is normalized to zero mean and unit variance before the difference: the
+    residual stream of pre-norm networks, such as LARGE, grows with depth, mostly in a few channels, so the difference
+    without normalization would dominate all other losses.
     """
     student, teacher = student.float(), teacher.float()
     compared = [F.layer_norm(state, state.shape[-1:]) if normalize else state for state in (student, teacher)]
@@ -42,10 +47,10 @@ def hidden_distance(student: Tensor, teacher: Tensor, cosine_weight: float, *, n
 
 
 def layer_pairs(layer_map: Sequence[str], teacher_layers: int, student_layers: int) -> list[tuple[int, int]]:
-    """(teacher layer, student layer) to compare, counted from 1, from "teacher:student" strings such as "8:4".
+    """Parse "teacher:student" strings, such as "8:4", as pairs (teacher layer, student layer) counted from 1.
 
-    Without any, every student layer is paired with the teacher layer at the same share of the depth, the last with
-    the last: 12 layers of 24 give 2:1, 4:2, .., 24:12. Raises `InputError` for a layer that is not there.
+    If `layer_map` is empty, each student layer is paired with the teacher layer at the same relative depth: 12 layers
+    of 24 give 2:1, 4:2, .., 24:12. Raises `InputError` for a malformed pair or a layer that does not exist.
     """
     if not layer_map:
         return [(round(layer * teacher_layers / student_layers), layer) for layer in range(1, student_layers + 1)]
@@ -65,9 +70,10 @@ def layer_pairs(layer_map: Sequence[str], teacher_layers: int, student_layers: i
 
 
 def hidden_projections(pairs: int, student_channels: int, teacher_channels: int, *, always: bool) -> nn.ModuleList:
-    """For each pair, student channels -> teacher channels: trained with the student and thrown away after.
+    """Create a linear map from student to teacher channels for each pair, trained with the student and then dropped.
 
-    Between equal widths there is none, unless `always`; it then starts as the identity.
+    Equal widths need no projection: the maps are identities without parameters or, with `always`, linear maps that
+    start as the identity.
     """
     if student_channels == teacher_channels and not always:
         return nn.ModuleList(nn.Identity() for _ in range(pairs))

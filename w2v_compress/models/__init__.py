@@ -1,6 +1,7 @@
-"""fairseq models, and all that comes with them when fairseq imports this package as its `common.user_dir`.
+"""Register fairseq models and criterions.
 
-fairseq imports the modules of `tasks/` and `models/` there, and none of `criterions/`: that is done here.
+For its `common.user_dir`, fairseq imports the modules in `tasks/` and `models/`, but not those in `criterions/`, so
+this package imports them.
 """
 
 from .. import compat

@@ -1,7 +1,7 @@
-"""`compressed_ctc`: CTC fine-tuning of any wav2vec 2.0, at one compression point or elastic.
+"""`compressed_ctc`: fine-tune any wav2vec 2.0 with CTC, at one compression point or elastic.
 
-It starts from what stock `wav2vec2` or a pre-training model of ours learned, or from a recognizer that was fine-tuned
-before: so an existing model becomes elastic without pre-training anew.
+The initial checkpoint is stock `wav2vec2`, a pre-training model of this package, or a fine-tuned recognizer, so an
+existing model can become elastic without further pre-training.
 """
 
 import logging
@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from ..errors import InputError
 from ..interop.fairseq_checkpoint import read_initial
 from ..nn import AcousticModel, CompressionPoint, TrainingOptions
-from .ctc import CtcConfig, CtcModel, check_normalize
+from .ctc import CtcConfig, CtcModel, check_normalization
 
 logger = logging.getLogger(__name__)
 HEAD = ("proj.weight", "proj.bias")
@@ -24,38 +24,43 @@ UPSAMPLING = "w2v_model.encoder.upsampling."
 
 @dataclass
 class CompressedCtcConfig(CtcConfig):
+    """Settings of `compressed_ctc`."""
+
     w2v_path: str = field(
         default=MISSING,
-        metadata={"help": "pre-trained checkpoint to fine-tune, or a fine-tuned one (or .safetensors) to go on from"},
+        metadata={
+            "help": "path of the initial checkpoint (.pt), pre-trained or fine-tuned, or model file (.safetensors)"
+        },
     )
     learned_upsampling: list[int] = field(
         default_factory=list,
         metadata={
-            "help": "squeeze factors to learn upsampling for, where the checkpoint has none; starts as repetition"
+            "help": "squeeze factors, from 2 to 16, with learned upsampling, which starts as repetition of frames; "
+            "ignored if the initial checkpoint has learned upsampling"
         },
     )
     feature_grad_mult: float = field(
-        default=0.0, metadata={"help": "factor on the gradient of the feature extractor; 0 freezes it"}
+        default=0.0, metadata={"help": "factor on the gradient of the feature extractor, 0 or above; 0 freezes it"}
     )
 
 
 @register_model("compressed_ctc", dataclass=CompressedCtcConfig)
 class CompressedCtc(CtcModel):
-    """What `CtcModel` is, started from a network of the same shape."""
+    """CTC model that is initialized from a network of the same shape."""
 
     @classmethod
     def initial_network(
         cls, cfg: CompressedCtcConfig, task: FairseqTask, options: TrainingOptions
     ) -> tuple[AcousticModel, CompressionPoint]:
-        """The network at `w2v_path` with its CTC head, or a new one where it has none for the task's units.
+        """Return the network at `w2v_path` and its point; the CTC head is new unless it has the task's units.
 
-        Raises `InputError` when it cannot be read, or was trained on audio that was normalized otherwise.
+        Raises `InputError` if the file cannot be read, or if its normalization differs from the task's.
         """
         if not cfg.w2v_path:
             raise InputError("model.w2v_path is empty; it must name a checkpoint to fine-tune")
         initial = read_initial(Path(cfg.w2v_path))
         header = initial.model.header
-        check_normalize(header, task, cfg.w2v_path)
+        check_normalization(header, task, cfg.w2v_path)
         symbols = tuple(task.target_dictionary.symbols)
         architecture = replace(header.architecture, num_units=len(symbols))
         if cfg.learned_upsampling and not architecture.learned_upsampling:

@@ -1,7 +1,7 @@
-"""What the CTC models share: `AcousticModel` under the names of stock fairseq's `wav2vec_ctc`.
+"""Base of the CTC models: `AcousticModel` with the parameter names of stock fairseq's `wav2vec_ctc`.
 
-The checkpoint holds the shape of the network in `w2v_args`, as stock ones do, so it loads with the checkpoint that it
-came from gone, and whatever reads stock ones reads it.
+A checkpoint has the shape of the network in `w2v_args`, as in stock fairseq, so it loads without its initial
+checkpoint, and programs that read stock checkpoints can read it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II, OmegaConf, open_dict
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, prefixed
 from ..interop.fairseq_settings import default_point, pretrained_settings
 from ..model_file.header import Header
 from ..nn import AcousticModel, Architecture, CompressionPoint, FeatureMasks, TrainingOptions
@@ -27,71 +27,98 @@ from ..nn.lengths import valid_lengths, valid_mask
 
 @dataclass
 class CtcConfig(FairseqDataclass):
+    """Settings that all CTC models share."""
+
     point: str = field(
         default="",
-        metadata={"help": "S,Q,K to run at unless the task chooses; empty: that of the checkpoint that it starts from"},
+        metadata={"help": "default compression point S,Q,K, such as 2,1,1; empty: the point of the initial checkpoint"},
     )
 
-    dropout: float = field(default=0.0, metadata={"help": "after attention and feed-forward, and before the layers"})
-    attention_dropout: float = field(default=0.0, metadata={"help": "on the attention weights"})
-    activation_dropout: float = field(default=0.0, metadata={"help": "inside the feed-forward block"})
-    dropout_input: float = field(default=0.0, metadata={"help": "on the features, before masking"})
-    final_dropout: float = field(default=0.0, metadata={"help": "before the CTC head"})
-    layerdrop: float = field(default=0.0, metadata={"help": "probability of skipping a layer"})
+    dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "dropout probability, 0 to 1, after attention, after feed-forward, and before the first layer"
+        },
+    )
+    attention_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability, 0 to 1, of the attention weights"}
+    )
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability, 0 to 1, after the activation of the feed-forward block"}
+    )
+    dropout_input: float = field(
+        default=0.0, metadata={"help": "dropout probability, 0 to 1, of the features before masking"}
+    )
+    final_dropout: float = field(default=0.0, metadata={"help": "dropout probability, 0 to 1, before the CTC head"})
+    layerdrop: float = field(default=0.0, metadata={"help": "probability, 0 to 1, of skipping a transformer layer"})
     feature_grad_mult: float = field(
-        default=1.0, metadata={"help": "factor on the gradient of the feature extractor; 0 freezes it"}
+        default=1.0, metadata={"help": "factor on the gradient of the feature extractor, 0 or above; 0 freezes it"}
     )
-    freeze_finetune_updates: int = field(default=0, metadata={"help": "updates that train the CTC head alone"})
+    freeze_finetune_updates: int = field(
+        default=0, metadata={"help": "number of initial updates that train only the CTC head; 0 or above"}
+    )
     checkpoint_activations: bool = field(
-        default=False, metadata={"help": "compute the layers again in the backward pass: less memory, more time"}
+        default=False,
+        metadata={"help": "recompute the layers in the backward pass, which takes less memory and more time"},
     )
 
-    apply_mask: bool = field(default=False, metadata={"help": "mask features in training"})
-    mask_prob: float = field(default=0.5, metadata={"help": "share of frames to mask (spans overlap)"})
-    mask_length: int = field(default=10, metadata={"help": "frames a span"})
+    apply_mask: bool = field(default=False, metadata={"help": "whether to mask features in training"})
+    mask_prob: float = field(default=0.5, metadata={"help": "fraction of frames to mask, 0 to 1, before spans overlap"})
+    mask_length: int = field(default=10, metadata={"help": "length of a masked span in frames, 1 or above"})
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata={"help": "distribution of the span length"}
+        default="static", metadata={"help": "distribution of the length of masked spans"}
     )
-    mask_other: float = field(default=0, metadata={"help": "second parameter of that distribution"})
-    no_mask_overlap: bool = field(default=False, metadata={"help": "keep the spans apart"})
-    mask_min_space: int = field(default=1, metadata={"help": "frames between spans that are kept apart"})
-    require_same_masks: bool = field(default=True, metadata={"help": "mask equally many frames of each utterance"})
-    mask_dropout: float = field(default=0.0, metadata={"help": "share of the masked frames to show again"})
-    mask_channel_prob: float = field(default=0.0, metadata={"help": "share of channels to mask"})
-    mask_channel_length: int = field(default=10, metadata={"help": "channels a span"})
+    mask_other: float = field(default=0, metadata={"help": "second parameter of the distribution mask_selection"})
+    no_mask_overlap: bool = field(default=False, metadata={"help": "whether masked spans must not overlap"})
+    mask_min_space: int = field(
+        default=1, metadata={"help": "least number of frames between masked spans if no_mask_overlap"}
+    )
+    require_same_masks: bool = field(
+        default=True, metadata={"help": "whether to mask the same number of frames in all utterances of a batch"}
+    )
+    mask_dropout: float = field(default=0.0, metadata={"help": "fraction of masked frames to unmask, 0 to 1"})
+    mask_channel_prob: float = field(default=0.0, metadata={"help": "fraction of channels to mask, 0 to 1"})
+    mask_channel_length: int = field(default=10, metadata={"help": "length of a masked span in channels, 1 or above"})
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata={"help": "distribution of the span length"}
+        default="static", metadata={"help": "distribution of the length of masked spans of channels"}
     )
-    mask_channel_other: float = field(default=0, metadata={"help": "second parameter of that distribution"})
-    no_mask_channel_overlap: bool = field(default=False, metadata={"help": "keep the spans of channels apart"})
-    mask_channel_min_space: int = field(default=1, metadata={"help": "channels between spans that are kept apart"})
+    mask_channel_other: float = field(
+        default=0, metadata={"help": "second parameter of the distribution mask_channel_selection"}
+    )
+    no_mask_channel_overlap: bool = field(
+        default=False, metadata={"help": "whether masked spans of channels must not overlap"}
+    )
+    mask_channel_min_space: int = field(
+        default=1, metadata={"help": "least number of channels between masked spans if no_mask_channel_overlap"}
+    )
 
     normalize: bool = II("task.normalize")
     data: str = II("task.data")
-    blank_weight: float = 0  # read by the stock get_logits
+    blank_weight: float = 0  # blank_weight and blank_mode are read by the stock get_logits
     blank_mode: str = "add"
     w2v_args: Any = field(
-        default=None, metadata={"help": "shape of the network as fairseq keeps it; filled from the initial checkpoint"}
+        default=None,
+        metadata={"help": "settings of the network in fairseq's format; set from the initial checkpoint, not by users"},
     )
 
 
 class CtcModel(Wav2VecCtc):
-    """A fairseq model over `AcousticModel`; logits, masking of padded frames and probabilities are the stock ones."""
+    """fairseq model around `AcousticModel`. Logits and probabilities, also of padded frames, are the stock ones."""
 
     w2v_encoder: AcousticModel
 
     def __init__(self, cfg: CtcConfig, network: AcousticModel, point: CompressionPoint) -> None:
-        """`point`: where to run when no other is asked for. `InputError` when the network lacks it."""
+        """Wrap `network`, with `point` as its default. Raises `InputError` if the network does not support it."""
         super().__init__(cfg, network)
         self.num_updates = 0
         self.point = point
-        network.w2v_model.encoder.pools_at(point)
+        network.w2v_model.encoder.pools_per_layer(point)
 
     @classmethod
     def build_model(cls, cfg: CtcConfig, task: FairseqTask) -> "CtcModel":
-        """The model from its initial checkpoint, or, when a checkpoint of its own is loaded, by its shape only.
+        """Build the model from its initial checkpoint, or, to load a checkpoint of its own, only with its shape.
 
-        Raises `InputError` when the initial checkpoint does not go with the task, or the network lacks `point`.
+        Raises `InputError` if the initial checkpoint is not valid for the task, or the network lacks `point`.
         """
         names = {choice.name for choice in dataclasses.fields(TrainingOptions)} - {"layerdrop_by_seed"}
         options = TrainingOptions(layerdrop_by_seed=True, **{name: getattr(cfg, name) for name in names})
@@ -102,23 +129,22 @@ class CtcModel(Wav2VecCtc):
             network = AcousticModel(architecture, options=options)
         else:
             network, point = cls.initial_network(cfg, task, options)
-            with open_dict(cfg):  # fairseq's task copies this into what it saves
+            with open_dict(cfg):  # fairseq's task copies w2v_args into checkpoints
                 cfg.w2v_args = pretrained_settings(network.architecture, cfg.normalize, point)
-        # fairseq builds the criterion after the model and gives it this task alone; projections need the width.
+        # fairseq builds the criterion after the model, from the task only, and its projections need the width.
         task.student_architecture = network.architecture
-        try:
+        with prefixed("model.point"):
             return cls(cfg, network, CompressionPoint.parse(cfg.point) if cfg.point else point)
-        except InputError as error:
-            raise InputError(f"model.point: {error}") from None
 
     @classmethod
     @abstractmethod
     def initial_network(
         cls, cfg: Any, task: FairseqTask, options: TrainingOptions
     ) -> tuple[AcousticModel, CompressionPoint]:
-        """The network to train, with what it takes from an initial checkpoint, and that one's point."""
+        """Return the network to train, initialized from a checkpoint, and the point of that checkpoint."""
 
     def set_num_updates(self, num_updates: int) -> None:
+        """Set the number of completed updates, which ends the freezing of `freeze_finetune_updates`."""
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
 
@@ -127,11 +153,14 @@ class CtcModel(Wav2VecCtc):
         source: Tensor,
         padding_mask: Tensor | None = None,
         point: CompressionPoint | None = None,
-        keep_hidden: bool = False,
+        return_hidden: bool = False,
         **_: Any,
     ) -> dict[str, Any]:
-        """(batch, samples) -> `encoder_out` (frames, batch, units), `padding_mask` (batch, frames), `features` and,
-        with `keep_hidden`, `hidden`: (batch, frames, channels) after each layer. Frames are equally many at any point.
+        """Run on `source` (batch, samples) at `point`, by default the model's own.
+
+        Returns `encoder_out` (frames, batch, units), `padding_mask` (batch, frames) or None, `features`, and, with
+        `return_hidden`, `hidden`: (batch, frames, channels) after each layer. The number of frames is independent of
+        the point.
         """
         lengths = valid_lengths(padding_mask)
         output = self.w2v_encoder.run(
@@ -139,7 +168,7 @@ class CtcModel(Wav2VecCtc):
             lengths,
             point=self.point if point is None else point,
             masks=self._masks(source, lengths) if self.training and self.cfg.apply_mask else None,
-            keep_hidden=keep_hidden,
+            return_hidden=return_hidden,
             frozen=self.num_updates < self.cfg.freeze_finetune_updates,
         )
         padded = None
@@ -172,7 +201,7 @@ class CtcModel(Wav2VecCtc):
                 (batch, architecture.encoder_embed_dim),
                 None,
                 *(cfg.mask_channel_prob, cfg.mask_channel_length, cfg.mask_channel_selection, cfg.mask_channel_other),
-                min_masks=1,  # fairseq fails on a row that draws no span at all, as the rows of narrow models may
+                min_masks=1,  # fairseq fails on a row without any span, which narrow models may draw
                 no_overlap=cfg.no_mask_channel_overlap,
                 min_space=cfg.mask_channel_min_space,
             )
@@ -180,18 +209,18 @@ class CtcModel(Wav2VecCtc):
         return FeatureMasks(*masks)
 
 
-def check_agreement(header: Header, task: FairseqTask, name: str) -> None:
-    """Raise `InputError` unless the model file header `header` of `name` has the task's units and normalization."""
+def check_units_and_normalization(header: Header, task: FairseqTask, name: str) -> None:
+    """Raise `InputError` unless the model `name` with this `header` has the task's units and normalization."""
     symbols = tuple(task.target_dictionary.symbols)
     if header.units.symbols != symbols:
         theirs, ours = len(header.units.symbols), len(symbols)
         detail = f"{theirs} units and {ours}" if theirs != ours else "the same number of units, not the same ones"
         raise InputError(f"{name}: its dictionary differs from that of task.data ({detail}); they must be equal")
-    check_normalize(header, task, name)
+    check_normalization(header, task, name)
 
 
-def check_normalize(header: Header, task: FairseqTask, name: str) -> None:
-    """Raise `InputError` unless the model of `name` was trained on audio normalized as the task's is."""
+def check_normalization(header: Header, task: FairseqTask, name: str) -> None:
+    """Raise `InputError` unless the model `name` with this `header` has the task's normalization."""
     if header.normalize != bool(task.cfg.normalize):
         raise InputError(
             f"{name}: it was trained with normalize={header.normalize}; task.normalize is {task.cfg.normalize} "

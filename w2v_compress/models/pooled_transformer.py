@@ -1,5 +1,6 @@
-"""`pooled_transformer`: wav2vec 2.0 at its full frame rate, with pooled queries, keys and values in each transformer
-layer (Vyas et al. 2022, as far as their abstract says; the rest is our design, docs/stochastic.md).
+"""`pooled_transformer`: wav2vec 2.0 at its full frame rate, with pooled queries, keys and values in each layer.
+
+It follows the abstract of Vyas et al. 2022; the rest is the design of this package (docs/stochastic.md).
 """
 
 from dataclasses import dataclass, field
@@ -14,22 +15,26 @@ from .pretraining import PretrainingConfig, PretrainingModel
 
 @dataclass
 class PooledTransformerConfig(PretrainingConfig):
+    """Settings of `pooled_transformer`."""
+
     point: str = field(
-        default="1,1,1", metadata={"help": "1,Q,K to run at unless the task chooses; 1,1:2:2,2 gives each layer its Q"}
+        default="1,1,1",
+        metadata={"help": "default compression point 1,Q,K; 1,1:2:2,2 has one Q for each of three layers"},
     )
 
 
 class UnsqueezedEncoder(Encoder):
-    """An encoder that has no squeeze."""
+    """Encoder that supports only points without squeeze."""
 
-    def pools_at(self, point: CompressionPoint) -> list[tuple[int, int]]:
+    def pools_per_layer(self, point: CompressionPoint) -> list[tuple[int, int]]:
+        """Return the pooling factors of each layer. Raises `InputError` for a squeeze factor other than 1."""
         if point.squeeze != 1:
-            raise InputError(f"compression point {point}: `pooled_transformer` squeezes no frames; S must be 1")
-        return super().pools_at(point)
+            raise InputError(f"compression point {point}: `pooled_transformer` has no squeeze; S must be 1")
+        return super().pools_per_layer(point)
 
 
 @register_model("pooled_transformer", dataclass=PooledTransformerConfig)
 class PooledTransformer(PretrainingModel):
-    """It has the parameters of stock `wav2vec2`."""
+    """Pre-training model with the parameters of stock `wav2vec2`."""
 
     encoder_class = UnsqueezedEncoder

@@ -1,13 +1,13 @@
-"""What the pre-training models share: fairseq's `wav2vec2` over the feature extractor and the encoder of `nn/`.
+"""Base of the pre-training models: fairseq's `wav2vec2` with the feature extractor and encoder of `nn/`.
 
-Masks, negatives, quantizer, logits and losses are those of wav2vec 2.0 (Baevski et al. 2020, section 3), at the frame
-rate of the extractor: masks are drawn before frames are squeezed, and the loss is that of upsampled frames. Parameters
-have the names of stock fairseq, and stock `wav2vec_ctc` fine-tunes these models at their own point.
+Masks, negatives, quantizer, logits and losses are those of wav2vec 2.0 (Baevski et al. 2020, section 3) at the frame
+rate of the feature extractor: masks are applied before the squeeze, and the loss is computed after upsampling.
+Parameters have the names of stock fairseq, and stock `wav2vec_ctc` can fine-tune these models at their own point.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fairseq.modules import GradMultiply
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, prefixed
 from ..interop.fairseq_checkpoint import read_tensors
 from ..interop.fairseq_settings import default_point
 from ..nn import Architecture, CompressionPoint, TrainingOptions
@@ -30,41 +30,48 @@ from ..nn.lengths import valid_lengths, valid_mask
 
 logger = logging.getLogger(__name__)
 MLP_CHANNELS = 4096
+"""Hidden width of the MLP heads (Wu et al. 2021)."""
 
 
 @dataclass
 class PretrainingConfig(Wav2Vec2Config):
+    """Settings of stock `wav2vec2`, and those that all pre-training models share."""
+
     init_checkpoint: str = field(
         default="",
-        metadata={"help": "checkpoint of stock fairseq or ours to start from, as far as names and shapes are the same"},
+        metadata={
+            "help": "path of a checkpoint whose tensors are copied if name and shape match; empty: start at random"
+        },
     )
     mlp_heads: bool = field(
-        default=False, metadata={"help": "predict by two layers with batch norm, as in SEW, in place of a linear map"}
+        default=False, metadata={"help": "use heads of two layers with batch norm, as in SEW, instead of linear maps"}
     )
     w2v_args: Any = field(
-        default=None, metadata={"help": "filled when init_checkpoint was read, so that it is not read again"}
+        default=None, metadata={"help": "record that init_checkpoint has been read; set in checkpoints, not by users"}
     )
 
 
 class PretrainingModel(Wav2Vec2Model):
-    """Stock `wav2vec2` at a compression point; at (1, 1, 1) the same function, padding aside.
+    """Stock `wav2vec2` at a compression point; at (1, 1, 1) it computes the same function.
 
-    In padded batches with group norm (`extractor_mode: default`) each utterance gets what it gets alone, unlike stock.
+    Unlike in stock fairseq, the result for an utterance is independent of padding, also with group norm
+    (`extractor_mode: default`).
     """
 
     encoder_class = Encoder
     encoder: Encoder
 
     def __init__(self, cfg: PretrainingConfig) -> None:
-        """Raises `InputError` for settings of stock `wav2vec2` that this network does not have."""
+        """Build the model. Raises `InputError` for settings of stock `wav2vec2` that are not supported."""
         settings: Any = OmegaConf.to_container(OmegaConf.create(cfg), resolve=False, enum_to_str=True)
-        with _naming_model():
+        with prefixed("model"):
             architecture = Architecture.from_fairseq(settings, num_units=1)  # without a head
             point = default_point(settings)
-        # Of the stock encoder nothing stays, so it is made without layers.
+        # The stock encoder is replaced below, so it is created without layers.
         super().__init__(OmegaConf.merge(cfg, {"encoder_layers": 0}))
         self.cfg = cfg
         self.point = point
+        self.architecture = architecture
         self.feature_extractor = FeatureExtractor(architecture)
         options = TrainingOptions(
             dropout=cfg.dropout,
@@ -76,8 +83,8 @@ class PretrainingModel(Wav2Vec2Model):
         )
         self.encoder = self.encoder_class(architecture, options)
         self.encoder.apply(initialize_linear)
-        with _naming_model():
-            self.encoder.pools_at(self.point)
+        with prefixed("model"):
+            self.encoder.pools_per_layer(self.point)
         if cfg.mlp_heads:
             for name in ("project_q", "final_proj"):
                 linear = getattr(self, name)
@@ -85,11 +92,11 @@ class PretrainingModel(Wav2Vec2Model):
 
     @classmethod
     def build_model(cls, cfg: PretrainingConfig, task: Any = None) -> "PretrainingModel":
-        """The model, with what it takes from `init_checkpoint`."""
+        """Build the model and copy the matching tensors of `init_checkpoint`."""
         model = cls(cfg)
         if cfg.init_checkpoint and cfg.w2v_args is None:
-            start_from(model, Path(cfg.init_checkpoint))
-            with open_dict(cfg):  # the one field that fairseq's task copies into what it saves
+            load_matching_tensors(model, Path(cfg.init_checkpoint))
+            with open_dict(cfg):  # the only field that fairseq's task copies into checkpoints
                 cfg.w2v_args = {"init_checkpoint": cfg.init_checkpoint}
         return model
 
@@ -105,15 +112,15 @@ class PretrainingModel(Wav2Vec2Model):
         padding_count: int | None = None,
         point: CompressionPoint | None = None,
     ) -> dict[str, Any]:
-        """(batch, samples) and its padding -> as stock: `x`, the logits (1 + negatives, batch, masked frames), and what
-        `get_extra_losses` needs; with `features_only`, `x` (batch, frames, channels), after `layer` if it is given.
+        """Run on `source` (batch, samples) at `point`, by default the model's own, with the outputs of stock fairseq.
 
-        `point` None is the model's own.
+        `x` is the logits (1 + negatives, batch, masked frames), with the inputs of `get_extra_losses` beside it. With
+        `features_only`, `x` is (batch, frames, channels): the output of the encoder, or of `layer` if it is given.
         """
         features, padded = self._extract(source, padding_mask)
         penalty = features.float().pow(2).mean()
         features = self.layer_norm(features)
-        unmasked = features.clone()  # masks are written in place
+        unmasked = features.clone()  # masking is in place
         x = self.dropout_input(features if self.post_extract_proj is None else self.post_extract_proj(features))
         unmasked = self.dropout_features(unmasked)
         if mask:
@@ -121,7 +128,7 @@ class PretrainingModel(Wav2Vec2Model):
         else:
             mask_indices = None
         lengths = None if padded is None else (~padded).sum(1)
-        x, hidden = self.encoder(x, lengths, self.point if point is None else point, keep_hidden=layer is not None)
+        x, hidden = self.encoder(x, lengths, self.point if point is None else point, return_hidden=layer is not None)
         if features_only:
             x = x if layer is None else hidden[layer]
             results = [(state.transpose(0, 1), None, None) for state in hidden]
@@ -131,7 +138,7 @@ class PretrainingModel(Wav2Vec2Model):
         return {"x": logits, "padding_mask": padded, "features_pen": penalty, **statistics}
 
     def _extract(self, source: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Features (batch, frames, channels), and which of them are padding (batch, frames) or None."""
+        """Return features (batch, frames, channels) and their padding mask (batch, frames), or None without padding."""
         lengths = valid_lengths(padding_mask)
         trained = self.feature_grad_mult > 0
         with contextlib.nullcontext() if trained else torch.no_grad():
@@ -140,14 +147,16 @@ class PretrainingModel(Wav2Vec2Model):
             features = GradMultiply.apply(features, self.feature_grad_mult)
         if lengths is None:
             return features, None
-        frames = self._get_feat_extract_output_lengths(lengths)
-        return features, ~valid_mask(frames, features.shape[1])
+        for _, kernel, stride in self.architecture.conv_layers:
+            lengths = (lengths - kernel) // stride + 1
+        return features, ~valid_mask(lengths, features.shape[1])
 
     def _targets(
         self, unmasked: Tensor, mask_indices: Tensor | None, padding_count: int | None
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Targets (batch, masked frames, channels), negatives (negatives, batch, masked frames, channels), and how the
-        codebook is used.
+        """Return targets, negatives and statistics of the codebook.
+
+        Targets are (batch, masked frames, channels), negatives (negatives, batch, masked frames, channels).
         """
         y = unmasked if self.negatives_from_everywhere else _masked(unmasked, mask_indices)
         statistics = {}
@@ -174,19 +183,22 @@ class PretrainingModel(Wav2Vec2Model):
         layer: int | None = None,
         point: CompressionPoint | None = None,
     ) -> dict[str, Any]:
-        """`forward` with `features_only`: what stock fine-tuning calls. `layer_results` has the states after each
-        layer, as stock, only when `layer` is asked for.
+        """Return the output of `forward` with `features_only`, as stock fine-tuning needs it.
+
+        `layer_results` has the states after each layer only if `layer` is given.
         """
         return self.forward(source, padding_mask, mask=mask, features_only=True, layer=layer, point=point)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, samples) -> quantized features (batch, frames, channels), codes (batch, frames, groups)"""
+        """Quantize `x` (batch, samples): features (batch, frames, channels) and codes (batch, frames, groups)."""
         return self.quantizer.forward_idx(self.layer_norm(self.feature_extractor(x, None)))
 
 
 class Fp32BatchNorm(nn.BatchNorm1d):
-    """Batch norm in fp32 in a model of any precision. fairseq's turns its parameters into fp32 as it runs, when the
-    optimizer and distributed training hold them in half precision.
+    """Batch norm that computes in fp32 in a model of any precision.
+
+    fairseq's own version converts its parameters to fp32 in the forward pass, after the optimizer and distributed
+    training have taken them in half precision.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Fp32BatchNorm":
@@ -196,17 +208,17 @@ class Fp32BatchNorm(nn.BatchNorm1d):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """(rows, channels) -> the same"""
+        """Normalize `x` (rows, channels) over the rows."""
         statistics, affine = (self.running_mean, self.running_var), (self.weight.float(), self.bias.float())
         momentum = self.momentum or 0.0
         return F.batch_norm(x.float(), *statistics, *affine, self.training, momentum, self.eps).type_as(x)
 
 
 class MlpHead(nn.Sequential):
-    """(..., in) -> (..., out): two layers with a batch norm, over all frames, and a ReLU in between."""
+    """Two linear layers (..., in) -> (..., out) with batch norm over all frames and a ReLU between them."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        hidden = nn.Linear(in_channels, MLP_CHANNELS, bias=False)  # the norm has one
+        hidden = nn.Linear(in_channels, MLP_CHANNELS, bias=False)  # the norm has a bias
         out = nn.Linear(MLP_CHANNELS, out_channels)
         nn.init.xavier_normal_(hidden.weight)
         nn.init.xavier_normal_(out.weight)
@@ -214,33 +226,26 @@ class MlpHead(nn.Sequential):
         super().__init__(hidden, Fp32BatchNorm(MLP_CHANNELS), nn.ReLU(), out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `x` (..., in) to (..., out)."""
         return super().forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
-def start_from(model: nn.Module, path: Path) -> None:
-    """Copy the tensors in the checkpoint `path` that `model` has by name and shape, and log which others there are.
+def load_matching_tensors(model: nn.Module, path: Path) -> None:
+    """Copy the tensors of the checkpoint `path` that match `model` in name and shape, and log all others.
 
-    Raises `InputError` when none fits.
+    Raises `InputError` if no tensor matches.
     """
     stored, own = read_tensors(path), model.state_dict()
-    taken = {name: tensor for name, tensor in stored.items() if name in own and tensor.shape == own[name].shape}
-    if not taken:
-        raise InputError(f"{path}: model.init_checkpoint has no tensor that fits this model by name and shape")
-    model.load_state_dict({**own, **taken})
-    for what, names in (("not taken from", stored.keys() - taken), ("left at random, not in", own.keys() - taken)):
+    matching = {name: tensor for name, tensor in stored.items() if name in own and tensor.shape == own[name].shape}
+    if not matching:
+        raise InputError(f"{path}: model.init_checkpoint has no tensor that matches this model in name and shape")
+    model.load_state_dict({**own, **matching})
+    unused, random = stored.keys() - matching, own.keys() - matching
+    for what, names in (("not copied from", unused), ("initialized at random, not in", random)):
         if names:
             logger.info("%s %s: %s", what, path, ", ".join(sorted(names)))
 
 
-@contextlib.contextmanager
-def _naming_model() -> Iterator[None]:
-    """Errors say that they are about the configuration's `model`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"model: {error}") from None
-
-
 def _masked(x: Tensor, mask_indices: Tensor | None) -> Tensor:
-    """(batch, frames, channels) -> (batch, masked frames, channels): all when there is no mask."""
+    """Select masked frames: (batch, frames, channels) -> (batch, masked frames, channels), or all without a mask."""
     return x if mask_indices is None else x[mask_indices].view(x.shape[0], -1, x.shape[-1])

@@ -1,7 +1,8 @@
-"""`sew`: wav2vec 2.0 with a compact feature extractor and a fixed squeeze factor: the baseline of elastic compression
-("Performance-Efficiency Trade-offs in Unsupervised Pre-training for Speech Recognition", Wu et al. 2021).
+"""`sew`: wav2vec 2.0 with a compact feature extractor and a fixed squeeze factor, the baseline of elastic compression.
 
-The defaults are SEW-small; tiny has `encoder_embed_dim` 512, `encoder_ffn_embed_dim` 2048 and 8 heads, mid 24 layers.
+It is described in "Performance-Efficiency Trade-offs in Unsupervised Pre-training for Speech Recognition" (Wu et al.
+2021). The defaults are SEW-small. SEW-tiny has `encoder_embed_dim` 512, `encoder_ffn_embed_dim` 2048 and 8 heads;
+SEW-mid has 24 layers.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ from .pretraining import PretrainingConfig, PretrainingModel
 
 @dataclass
 class SewConfig(PretrainingConfig):
-    squeeze_factor: int = field(default=2, metadata={"help": "frames that the encoder takes as one"})
+    """Settings of `sew`; the defaults are those of SEW-small (Wu et al. 2021, table 1)."""
+
+    squeeze_factor: int = field(
+        default=2, metadata={"help": "number of frames that the encoder merges into one, 1 to 16"}
+    )
     mlp_heads: bool = True
     conv_feature_layers: str = repr(list(SEW_CONV_LAYERS))
     conv_pos: int = 31
@@ -23,4 +28,4 @@ class SewConfig(PretrainingConfig):
 
 @register_model("sew", dataclass=SewConfig)
 class Sew(PretrainingModel):
-    """Upsampling is learned for the one squeeze factor; the network has no others but 1."""
+    """Pre-training model with learned upsampling for one squeeze factor; it also supports the factor 1."""

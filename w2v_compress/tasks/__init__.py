@@ -1,4 +1,4 @@
-"""fairseq tasks, which fairseq imports with this package as its `common.user_dir`, before the models."""
+"""Register fairseq tasks. For its `common.user_dir`, fairseq imports this package before the models."""
 
 from .. import compat
 

@@ -1,6 +1,4 @@
-"""`compressed_finetuning`: fairseq's `audio_finetuning` at sampled points of compression (Vyas et al. 2022), or at one
-point that a network trained for many is to serve at.
-"""
+"""`compressed_finetuning`: fairseq's `audio_finetuning` at sampled compression points (Vyas et al. 2022), or at one."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,53 +10,54 @@ from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetunin
 from torch import Tensor
 
 from ..distillation.losses import kl_divergence
-from ..distillation.recorded import Recorded
+from ..distillation.recording import RecordingModel
 from ..errors import InputError
 from .compression import CompressionConfig, CompressionTask, Criterion
 
 
 @dataclass
 class CompressedFinetuningConfig(CompressionConfig, AudioFinetuningConfig):
-    """The stock task's fields, those of `CompressionConfig`, and one for what points learn from each other."""
+    """Settings of `audio_finetuning`, of `CompressionConfig`, and of in-place distillation."""
 
     inplace_distillation_weight: float = field(
         default=0.0,
-        metadata={"help": "weight of KL(largest point || other point) of an update's batch; needs task.sandwich"},
+        metadata={
+            "help": "weight of KL(largest point || other point) in each batch, 0 or above; needs task.sandwich above 0"
+        },
     )
 
 
 class InplaceDistillation:
-    """The criterion, and for every point of one batch but the first the divergence from what the first said there
-    ("Universally Slimmable Networks", Yu and Huang 2019, section 3.3).
+    """Criterion that distills the first, largest point of a batch into all others.
 
-    The divergence is a mean over valid frames; it counts as the loss of one token or sentence does, whichever the
-    criterion's loss is a mean of. No gradient reaches the first point through it.
+    This is in-place distillation ("Universally Slimmable Networks", Yu and Huang 2019, section 3.3): all points but
+    the first get the KL divergence from the posteriors of the first, which receive no gradient from it. The divergence
+    is a mean over valid frames, scaled by the sample size like the loss of the criterion.
     """
 
     def __init__(self, criterion: Criterion, weight: float) -> None:
         self.criterion = criterion
         self.weight = weight
-        self.taught: Tensor | None = None
-        """(frames, units), the first point's logits"""
+        self.targets: Tensor | None = None
+        """Logits of the first point, (frames, units)."""
 
     def __call__(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, Any, dict[str, Any]]:
-        recorded = Recorded(model)
-        loss, sample_size, logging_output = self.criterion(recorded, sample)
-        padded = recorded.output["padding_mask"]
-        logits = recorded.logits.flatten(0, 1) if padded is None else recorded.logits[~padded]
-        if self.taught is None:
-            self.taught = logits.detach()
+        """Return the loss, sample size and values to log of the next point of the batch."""
+        recording = RecordingModel(model)
+        loss, sample_size, logging_output = self.criterion(recording, sample)
+        padded = recording.output["padding_mask"]
+        logits = recording.logits.flatten(0, 1) if padded is None else recording.logits[~padded]
+        if self.targets is None:
+            self.targets = logits.detach()
             return loss, sample_size, logging_output
-        divergence = kl_divergence(logits, self.taught, temperature=1.0)
+        divergence = kl_divergence(logits, self.targets, temperature=1.0)
         logged = {"inplace_kl": divergence.sum().item(), "inplace_frames": len(divergence)}
         return loss + self.weight * sample_size * divergence.mean(), sample_size, logging_output | logged
 
 
 @register_task("compressed_finetuning", dataclass=CompressedFinetuningConfig)
 class CompressedFinetuningTask(CompressionTask, AudioFinetuningTask):
-    """For the criterions `ctc`, and `ctc_distillation`, whose teacher is another network, at the point it was made
-    for.
-    """
+    """Fine-tuning with the criterion `ctc`, or with `ctc_distillation`, whose teacher is another network."""
 
     models = "compressed_ctc or student_ctc"
 
@@ -69,18 +68,18 @@ class CompressedFinetuningTask(CompressionTask, AudioFinetuningTask):
             raise InputError(f"task.inplace_distillation_weight is {weight}; it must be 0 or above")
         if weight and not cfg.sandwich:
             raise InputError(
-                f"task.inplace_distillation_weight is {weight}, but the largest point, which teaches, is in every "
-                "update with task.sandwich alone; that must be above 0"
+                f"task.inplace_distillation_weight is {weight}, but the largest point is in every update only "
+                "with task.sandwich; that must be above 0"
             )
 
     def objective(self, criterion: Criterion, points: int) -> Criterion:
-        """The share of the mean loss, and what the largest point of the batch teaches the others."""
+        """Return the objective of one of `points` points, with in-place distillation if it has a weight."""
         if self.cfg.inplace_distillation_weight:
             criterion = InplaceDistillation(criterion, self.cfg.inplace_distillation_weight)
         return super().objective(criterion, points)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Those of `CompressionTask`, and `inplace_kl`: nats a frame, mean over the points that were taught."""
+        """Log the metrics of `CompressionTask`, and `inplace_kl` in nats per frame, averaged over the students."""
         super().reduce_metrics(logging_outputs, criterion)
         frames = sum(log.get("inplace_frames", 0) for log in logging_outputs)
         if frames:

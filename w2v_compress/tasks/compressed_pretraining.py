@@ -1,4 +1,4 @@
-"""`compressed_pretraining`: fairseq's `audio_pretraining` at sampled points of compression (Vyas et al. 2022)."""
+"""`compressed_pretraining`: fairseq's `audio_pretraining` at sampled compression points (Vyas et al. 2022)."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from .compression import CompressionConfig, CompressionTask
 
 @dataclass
 class CompressedPretrainingConfig(CompressionConfig, AudioPretrainingConfig):
-    """The stock task's fields and those of `CompressionConfig`."""
+    """Settings of `audio_pretraining` and of `CompressionConfig`."""
 
 
 @register_task("compressed_pretraining", dataclass=CompressedPretrainingConfig)
 class CompressedPretrainingTask(CompressionTask, AudioPretrainingTask):
-    """For the criterion `wav2vec`. The points of one batch share its masks and distractors."""
+    """Pre-training with the criterion `wav2vec`. The points of one batch share masks and distractors."""
 
     models = "sew, stochastic_sew or pooled_transformer"
