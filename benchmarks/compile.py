@@ -23,7 +23,7 @@ from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
 from w2v_compress.nn import AcousticModel, named_architecture
-from w2v_compress.runtime.optimize import prepare
+from w2v_compress.runtime.optimize import optimize_for_inference
 
 SECONDS = (10.0, 2.0, 5.3, 7.7, 3.1, 14.2)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -61,8 +61,8 @@ def measure(architecture: str, precision: str, repeats: int, seed: int) -> dict[
     dtype = DTYPES[precision]
     plain = AcousticModel(named_architecture(architecture)).eval().requires_grad_(False).to(dtype)
     prepared, compiled = copy.deepcopy(plain), copy.deepcopy(plain)
-    prepare(prepared)
-    prepare(compiled)
+    optimize_for_inference(prepared)
+    optimize_for_inference(compiled)
     compiled.w2v_model.encoder = torch.compile(plain.w2v_model.encoder, dynamic=True)
     audio = [torch.randn(1, round(seconds * SAMPLE_RATE)).to(dtype) for seconds in SECONDS]
     runs: dict[str, nn.Module] = {"prepared": prepared, "compiled": compiled}

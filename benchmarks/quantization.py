@@ -23,7 +23,7 @@ from w2v_compress.model_file.storage import quantize_file, read_model
 from w2v_compress.nn import AcousticModel, named_architecture
 from w2v_compress.nn.convolution import WeightNormConvolution
 from w2v_compress.quantization import int8
-from w2v_compress.runtime.optimize import PackedLinear, prepare
+from w2v_compress.runtime.optimize import PackedLinear, optimize_for_inference
 from w2v_compress.runtime.recognizer import Recognizer
 
 SHAPES = (
@@ -151,7 +151,7 @@ def measure_model(architecture: str, seconds: float, repeats: int, seed: int) ->
         models: dict[str, AcousticModel] = {name: recognizer.model for name, recognizer in recognizers.items()}
         narrowed = models["int8 full, rest in bf16"] = read_model(paths["full"]).build().eval()
     narrow_the_rest(narrowed)
-    prepare(narrowed)
+    optimize_for_inference(narrowed)
     inputs = {name: audio.to(next(model.parameters()).dtype) for name, model in models.items()}
     logits = {name: model(inputs[name])[0].float() for name, model in models.items()}
     logits = {name: values - values.mean(-1, keepdim=True) for name, values in logits.items()}

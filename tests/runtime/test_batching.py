@@ -1,28 +1,30 @@
-"""Batches: little padding, bounded, and nothing lost."""
+"""Batches have bounded sizes and little padding, and contain every segment once."""
 
 from itertools import chain, islice
 
 import numpy as np
 import pytest
 
-from w2v_compress.runtime.batching import Assembly, Piece, batches, look_ahead
+from w2v_compress.runtime.batching import batches, look_ahead
+from w2v_compress.runtime.stream import Recording, Segment
 from w2v_compress.runtime.windows import Window
 
 
-def pieces(*seconds: float) -> list[Piece]:
+def segments(*seconds: float) -> list[Segment]:
     lengths = [round(16_000 * length) for length in seconds]
     return [
-        Piece(np.zeros(length, np.float32), Window(slice(0, length), slice(0, 1)), 0, Assembly()) for length in lengths
+        Segment(np.zeros(length, np.float32), Window(slice(0, length), slice(0, 1)), 0, Recording())
+        for length in lengths
     ]
 
 
 @pytest.mark.parametrize(("batch_size", "batch_seconds"), [(1, 30.0), (8, 30.0), (8, float("inf")), (64, 100.0)])
 def test_batches_are_bounded_and_padded_little(batch_size: int, batch_seconds: float) -> None:
-    group = pieces(*np.random.default_rng(0).uniform(0.1, 40.0, 200))
+    group = segments(*np.random.default_rng(0).uniform(0.1, 40.0, 200))
     made = list(batches(group, batch_size, batch_seconds))
     assert sorted(map(id, chain(*made))) == sorted(map(id, group))
     for batch in made:
-        lengths = [len(piece.samples) for piece in batch]
+        lengths = [len(segment.samples) for segment in batch]
         padded = max(lengths) * len(batch)
         assert len(batch) <= batch_size
         assert padded <= batch_seconds * 16_000 or len(batch) == 1
@@ -33,22 +35,22 @@ def test_batches_are_bounded_and_padded_little(batch_size: int, batch_seconds: f
 
 
 def test_windows_of_long_audio_and_short_audio_share_batches() -> None:
-    group = pieces(10, 2, 9.9, 2.1, 10, 10)
-    made = [[len(piece.samples) / 16_000 for piece in batch] for batch in batches(group, 4, 40.0)]
+    group = segments(10, 2, 9.9, 2.1, 10, 10)
+    made = [[len(segment.samples) / 16_000 for segment in batch] for batch in batches(group, 4, 40.0)]
     assert made == [[10, 10, 10, 9.9], [2.1, 2]]
 
 
 def test_looks_ahead_by_count_and_by_length() -> None:
     taken = []
 
-    def stream(*items: Piece | None) -> object:
+    def stream(*items: Segment | None) -> object:
         for item in items:
             taken.append(item)
             yield item
 
-    assert [len(group) for group in look_ahead(stream(*pieces(*[1.0] * 20)), 2)] == [8, 8, 4]
+    assert [len(group) for group in look_ahead(stream(*segments(*[1.0] * 20)), 2)] == [8, 8, 4]
     taken.clear()
-    groups = look_ahead(stream(*pieces(*[30.0] * 1_000)), 64)
+    groups = look_ahead(stream(*segments(*[30.0] * 1_000)), 64)
     assert [len(group) for group in islice(groups, 3)] == [10, 10, 10]
     assert len(taken) == 30
     assert list(look_ahead([None] * 5, 1)) == [[], []]

@@ -1,19 +1,19 @@
-"""What `prepare` puts in place gives what the network gave, everywhere that a recognizer runs it."""
+"""An optimized network computes what it computed before, with fewer operators."""
 
-import copy
 import dataclasses
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from w2v_compress.nn import AcousticModel, Architecture, CompressionPoint
-from w2v_compress.nn.attention import SelfAttention
-from w2v_compress.nn.convolution import StridedConvolution, WeightNormConvolution
 from w2v_compress.quantization import scheme
-from w2v_compress.runtime import optimize as inference
-from w2v_compress.runtime.optimize import prepare
+from w2v_compress.runtime import optimize
+from w2v_compress.runtime.optimize import bfloat16_attention, optimize_for_inference
 
 POINTS = ("1,1,1", "2,1,2", "3,2,1", "4,2,2")
 
@@ -34,12 +34,39 @@ def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return (audio * (torch.arange(3000) < lengths.unsqueeze(1))).to(dtype), lengths
 
 
-@pytest.fixture(params=["packed", "as torch has it"])
+class OperatorCount(TorchDispatchMode):
+    """Counts the torch operators that run inside, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operators(model: AcousticModel, point: str = "1,1,1") -> Counter[str]:
+    """The number of times that one pass of `model` runs each operator."""
+    audio, _ = batch(next(model.parameters()).dtype)
+    with OperatorCount() as counter, torch.inference_mode():
+        model(audio[:1, :1600], None, CompressionPoint.parse(point))
+    return counter.count
+
+
+PRODUCTS = ("_linear_pointwise", "linear", "_int_mm")
+
+
+def products(count: Counter[str]) -> int:
+    return sum(count[name] for name in PRODUCTS)
+
+
+@pytest.fixture(params=["packed", "unpacked"])
 def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both ways, the second as on a processor that oneDNN has no packed products for."""
-    if request.param != "packed":
-        monkeypatch.setattr(inference, "_can_pack", lambda _dtype: False)
-    return inference.can_pack(torch.zeros(1))
+    """Whether weights are packed: once as the machine can, once as on a CPU without packed products."""
+    if request.param == "unpacked":
+        monkeypatch.setattr(optimize, "packing_works", lambda _dtype: False)
+    return optimize.can_pack(torch.zeros(1))
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -53,7 +80,7 @@ def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 @torch.inference_mode()
-def test_logits_stay(changes: dict[str, object], point: str, packing: bool) -> None:
+def test_logits_are_unchanged(changes: dict[str, object], point: str, packing: bool) -> None:
     model = network(**changes)
     audio, lengths = batch()
     at = CompressionPoint.parse(point)
@@ -61,10 +88,11 @@ def test_logits_stay(changes: dict[str, object], point: str, packing: bool) -> N
     alone, _ = model(audio[1:2, :2100], None, at)
     one_frame, _ = model(audio[:1, :60], None, at)
     assert one_frame.shape[1] == 1
-    prepare(model)
-    kinds = {type(module) for module in model.modules()}
-    assert WeightNormConvolution not in kinds
-    assert (nn.Linear in kinds) != packing
+    optimize_for_inference(model)
+    count = operators(model, point)
+    assert count["_weight_norm_interface"] == 0
+    assert (count["_linear_pointwise"] > 0) == packing
+    assert (count["linear"] > 1) != packing  # the first convolution is one
     for index, count in enumerate(frames.tolist()):
         torch.testing.assert_close(
             model(audio, lengths, at)[0][index, :count], expected[index, :count], atol=2e-5, rtol=0
@@ -74,107 +102,101 @@ def test_logits_stay(changes: dict[str, object], point: str, packing: bool) -> N
 
 
 @torch.inference_mode()
-def test_bf16_errs_no_more_than_before() -> None:
+def test_bf16_error_does_not_grow() -> None:
     model = network()
     audio, _ = batch()
     exact = model(audio)[0]
     model = model.to(torch.bfloat16)
     before = model(audio.bfloat16())[0].float()
-    prepare(model)
+    optimize_for_inference(model)
     after = model(audio.bfloat16())[0].float()
     assert (after - exact).norm() <= 1.5 * (before - exact).norm()
 
 
 @pytest.mark.parametrize("point", POINTS)
 @torch.inference_mode()
-def test_int8_stays_to_the_bit(point: str) -> None:
-    """Queries, keys and values of one quantization are those of three."""
+def test_int8_logits_are_unchanged(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused int8 projections give the same integers as three, from one quantization of their input."""
+    monkeypatch.setattr(optimize, "half_precision", lambda _device: torch.float32)
     model = network()
-    parts = scheme.parts(model, "full")
+    parts = scheme.quantizable_parts(model, "full")
     modules = [name for names in parts.values() for name in names]
     audio, lengths = batch()
     at = CompressionPoint.parse(point)
-    with scheme.quantized(model, modules):
-        prepared = copy.deepcopy(model)
-        expected = model(audio, lengths, at)[0]
-    for module in prepared.modules():
-        if isinstance(module, SelfAttention):
-            inference.join_projections(module)
-            assert module.joint is not None
-    assert torch.equal(prepared(audio, lengths, at)[0], expected)
+    with scheme.temporarily_quantized(model, modules):
+        expected, before = model(audio, lengths, at)[0], operators(model, point)
+        optimize_for_inference(model)
+        assert torch.equal(model(audio, lengths, at)[0], expected)
+        after = operators(model, point)
+    # Of two layers: three products become one, or two if queries and keys are pooled differently.
+    saved = 4 if at.query_pool == at.key_value_pool else 2
+    assert products(after) == products(before) - saved
 
 
-@pytest.mark.parametrize("scores_at_once", [1, 3 * 7, 2 * 12 * 9, 10**6], ids=["one", "few", "heads", "all"])
+@pytest.mark.parametrize("max_scores", [1, 3 * 7, 2 * 12 * 9, 10**6], ids=["one", "few", "heads", "all"])
 @torch.inference_mode()
-def test_attention_by_plain_products(scores_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many heads and queries it takes at once, it is torch's own attention but for bf16's rounding."""
-    monkeypatch.setattr(inference, "SCORES_AT_ONCE", scores_at_once)
+def test_bfloat16_attention_equals_that_of_torch(max_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of heads and queries computed at a time changes nothing but the rounding in bf16."""
+    monkeypatch.setattr(optimize, "MAX_SCORES", max_scores)
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(3, 4, frames, 8, generator=generator) for frames in (12, 9, 9))
     lengths = torch.tensor([9, 4, 1])
-    seen = (torch.arange(9) < lengths.unsqueeze(1))[:, None, None, :]
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-    given = inference.attend_in_bfloat16(query, key, value, lengths)
+    mask = (torch.arange(9) < lengths.unsqueeze(1))[:, None, None, :]
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    given = bfloat16_attention(query, key, value, lengths)
     assert given.dtype == torch.float32
     assert (given - expected).abs().max() < 0.03
-    whole = inference.attend_in_bfloat16(query, key, value, None)
-    assert (whole - F.scaled_dot_product_attention(query, key, value)).abs().max() < 0.03
-    assert torch.equal(inference.attend_in_bfloat16(query[1:2], key[1:2], value[1:2], lengths[1:2]), given[1:2])
+    unmasked = bfloat16_attention(query, key, value, None)
+    assert (unmasked - F.scaled_dot_product_attention(query, key, value)).abs().max() < 0.03
+    assert torch.equal(bfloat16_attention(query[1:2], key[1:2], value[1:2], lengths[1:2]), given[1:2])
 
 
-@pytest.mark.parametrize("units", [torch.bfloat16, torch.float32])
-def test_attention_is_exact_in_fp32_and_without_units_for_bf16(
-    units: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fastest", [torch.bfloat16, torch.float32])
+def test_bfloat16_attention_runs_only_in_bf16_and_with_bf16_units(
+    fastest: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "half_precision", lambda _device: units)
+    monkeypatch.setattr(optimize, "half_precision", lambda _device: fastest)
     for dtype in (torch.float32, torch.bfloat16):
         model = network().to(dtype)
-        prepare(model)
-        attends = [module.attend for module in model.modules() if isinstance(module, SelfAttention)]
-        assert all((attend is not None) == (dtype == units == torch.bfloat16) for attend in attends)
+        optimize_for_inference(model)
+        softmaxes = operators(model)["softmax"]  # torch's own attention has the softmax inside
+        assert softmaxes == (2 if dtype == fastest == torch.bfloat16 else 0)
 
 
 @torch.inference_mode()
-def test_projections_that_differ_in_kind_stay_apart() -> None:
-    model = network()
+def test_only_projections_of_one_type_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimize, "packing_works", lambda _dtype: False)
     audio, lengths = batch()
-    with scheme.quantized(model, ["w2v_model.encoder.layers.0.self_attn.k_proj"]):
-        expected = model(audio, lengths)[0]
-        prepare(model)
-        first, second = (layer.self_attn for layer in model.w2v_model.encoder.layers)
-        assert first.joint is None
-        assert second.joint is not None
-        torch.testing.assert_close(model(audio, lengths)[0], expected, atol=2e-5, rtol=0)
+    for int8, saved in (([], 4), (["w2v_model.encoder.layers.0.self_attn.k_proj"], 2)):
+        model = network()
+        with scheme.temporarily_quantized(model, int8):
+            expected, before = model(audio, lengths)[0], products(operators(model))
+            optimize_for_inference(model)
+            torch.testing.assert_close(model(audio, lengths)[0], expected, atol=2e-5, rtol=0)
+            assert products(operators(model)) == before - saved
 
 
 @pytest.mark.parametrize("name", ["gelu", "relu"])
-@torch.inference_mode()
-def test_activations_are_worked_out_with_the_product_before_them(name: str, packing: bool) -> None:
-    """Of the feed-forward block, and of convolutions without a norm, all but the first."""
+def test_activations_are_fused_into_packed_products(name: str, packing: bool) -> None:
+    """The activations of feed-forward blocks and of convolutions without a norm, except the first, are fused."""
     model = network(activation_fn=name)
-    prepare(model)
-    layer = model.w2v_model.encoder.layers[0]
-    first, *others = model.w2v_model.feature_extractor.conv_layers
-    assert first.activation is F.gelu
-    assert all(isinstance(each.activation, nn.Identity) == packing for each in (layer, *others))
+    before = operators(model)
+    optimize_for_inference(model)
+    after = operators(model)
+    assert before["gelu"] + before["relu"] == 4 + 1 + 2  # extractor, positional convolution, feed-forward blocks
     if packing:
-        assert layer.fc1.activation == name
+        assert (after["gelu"], after["relu"]) == (2, 0)
+    else:
+        assert (after["gelu"], after["relu"]) == (before["gelu"], before["relu"])
     normed = network(extractor_mode="layer_norm")
-    prepare(normed)
-    assert all(each.activation is F.gelu for each in normed.w2v_model.feature_extractor.conv_layers)
+    before = operators(normed)
+    optimize_for_inference(normed)
+    assert operators(normed)["gelu"] == before["gelu"] - 2 * packing
 
 
-def test_the_first_convolution_keeps_its_weight() -> None:
-    """The group norm rescales it for each utterance."""
-    model = network()
-    prepare(model)
-    kept = [name for name, module in model.named_modules() if isinstance(module, StridedConvolution)]
-    assert "w2v_model.feature_extractor.conv_layers.0.0" in kept
-
-
-def test_a_product_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operators are private to torch: if one changed its meaning, the network would run without."""
-    monkeypatch.setattr(inference.PackedLinear, "forward", lambda _self, x: x.new_zeros(*x.shape[:-1], 16))
-    inference._can_pack.cache_clear()
-    assert not inference.can_pack(torch.zeros(1))
-    inference._can_pack.cache_clear()
+def test_incorrect_packed_products_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch may change its private operators; then the network runs without them."""
+    monkeypatch.setattr(optimize.PackedLinear, "forward", lambda _self, x: x.new_zeros(*x.shape[:-1], 16))
+    optimize.packing_works.cache_clear()
+    assert not optimize.can_pack(torch.zeros(1))
+    optimize.packing_works.cache_clear()

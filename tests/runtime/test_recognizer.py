@@ -1,4 +1,4 @@
-"""The recognizer: batching, long audio, precision, bad audio, and life without fairseq."""
+"""The recognizer: inputs, batching, compression points, precision, errors, and independence of fairseq."""
 
 import dataclasses
 import subprocess
@@ -34,7 +34,7 @@ def test_emissions_are_the_networks_log_probabilities(
     path = wav("a.wav", 1.0)
     with torch.inference_mode():
         logits, _ = tiny_model().build()(torch.from_numpy(normalize(read_audio(path)))[None])
-    # 1e-5, and 1e-6 of the largest logit, which is 30: in fp32 both ways to them end 2e-5 from what fp64 gives.
+    # The largest logit is 30, and in fp32 both computations differ from fp64 by 2e-5.
     torch.testing.assert_close(recognizer.emissions(path), logits[0].log_softmax(-1), rtol=0, atol=4e-5)
 
 
@@ -59,7 +59,7 @@ def test_a_batch_of_mixed_lengths_gives_each_what_it_gets_alone(
 ) -> None:
     model = tiny_model(extractor_mode=extractor_mode)
     recognizer = Recognizer(model.build(), model.header)
-    monkeypatch.setattr(batching, "MOST_PADDING", 1.0)
+    monkeypatch.setattr(batching, "MAX_PADDING", 1.0)
     paths = [wav(f"{i}.wav", seconds, seed=i) for i, seconds in enumerate((1.0, 0.3, 2.1, 0.03, 1.0, 0.7))]
     alone = [recognizer.emissions(path) for path in paths]
     for batch_size in (1, 4, 6):
@@ -74,7 +74,7 @@ ELASTIC = CompressionSpace(squeeze=(1, 2), query_pool=(1, 2), key_value_pool=(1,
 
 @pytest.fixture
 def elastic(tiny_model: Callable[..., ModelFile]) -> Recognizer:
-    """The tiny model, as if trained for `ELASTIC`, to run at (2, 1, 1)."""
+    """The tiny model with a header that says it was trained for `ELASTIC`; runs at (2, 1, 1) by default."""
     model = tiny_model()
     header = dataclasses.replace(model.header, space=ELASTIC, point=CompressionPoint(2))
     return Recognizer(model.build(), header)
@@ -116,7 +116,7 @@ def test_a_point_not_trained_for_warns_once_or_is_refused(elastic: Recognizer, w
     for refuse in (elastic.transcribe, elastic.emissions):
         with pytest.raises(InputError, match=message):
             refuse(path, point="3,1,1", strict=True)
-    with pytest.raises(InputError, match="`query_pool` has 3 factors, and the network 2 layers"):
+    with pytest.raises(InputError, match="`query_pool` has 3 factors, but the network has 2 layers"):
         elastic.recognize([path], point="1,1:1:2,1")
     with pytest.raises(InputError, match="must be S,Q,K"):
         elastic.emissions(path, point="fast")
@@ -184,9 +184,9 @@ def test_int8_file(tiny_path: Path, tmp_path: Path, wav: Callable[..., Path]) ->
     ("option", "message"),
     [
         ({"precision": "int8"}, "w2v-compress quantize"),
-        ({"precision": "fp8"}, "'fp8' is not known"),
-        ({"device": "abacus"}, "'abacus' is not known"),
-        ({"device": "cuda:99"}, "'cuda:99' is not there"),
+        ({"precision": "fp8"}, "'fp8' is unknown"),
+        ({"device": "abacus"}, "'abacus' is unknown"),
+        ({"device": "cuda:99"}, "'cuda:99' does not exist"),
         ({"threads": 0}, "`threads` is 0"),
     ],
 )
@@ -199,7 +199,7 @@ def test_refuses_options_that_cannot_be(tiny_path: Path, option: dict[str, Any],
 def test_works_where_fairseq_cannot_be_imported(
     quantized: bool, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Nor does it import torch's compiler, which takes as long as all the rest of the start."""
+    """Transcription also must not import torch's compiler, which would double the start-up time."""
     path, model = wav("a.wav", 1.0), tiny_path
     if quantized:
         model = tmp_path / "int8.safetensors"

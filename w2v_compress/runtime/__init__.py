@@ -1,1 +1,1 @@
-"""From a model file and audio to text, without fairseq."""
+"""Transcribe audio with a model file; nothing here imports fairseq."""

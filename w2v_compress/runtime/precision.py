@@ -1,6 +1,6 @@
-"""From a model file to text: no fairseq, but for `fairseq_checkpoint`, which imports it when it is called."""
+"""Names of the precisions that a recognizer computes in; a module of its own, so that the CLI need not import torch."""
 
 from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-"""What a recognizer computes in; auto asks the file and the machine. Here, where it costs the command line no torch."""
+"""Precision of the computation; "auto" chooses by the model file and the device."""

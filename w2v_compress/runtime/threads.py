@@ -1,14 +1,14 @@
-"""How many threads to compute with. More than there are cores for, and they wait for one another."""
+"""Set the number of threads; more threads than cores slow each other down."""
 
 from ..cores import available_cores
 from ..errors import InputError
 
 
 def set_threads(threads: int | None) -> None:
-    """Set torch's threads for the whole process: to `threads`, or by default to no more than there are cores for.
+    """Set the number of torch's threads for this process; None lowers it to the number of available cores.
 
-    torch takes as many as the machine has cores, also where a container or a batch system gives this process fewer.
-    Raises `InputError` when `threads` is below 1.
+    By default torch starts a thread for each core of the machine, even if a container or a batch system gives this
+    process fewer. Raises `InputError` if `threads` is below 1.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Long audio in windows that overlap: which ones, and their samples as the audio streams by."""
+"""Plan overlapping windows over long audio, and read their samples from a stream of blocks."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,19 @@ from ..nn.architecture import Architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 
 CHUNK_SECONDS = 30.0
+"""Default length of the longest window."""
 CONTEXT_SECONDS = 2.0
+"""Context on each side of a seam between windows, whose frames are dropped."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of audio that the network sees at once, and which of its frames are kept."""
+    """One pass of the network over a part of the audio."""
 
     samples: slice
+    """Samples of the audio that the network receives."""
     kept: slice
+    """Frames of the window's output that go into the result; the rest are context."""
 
 
 def plan_windows(
@@ -30,13 +34,13 @@ def plan_windows(
     chunk_seconds: float = CHUNK_SECONDS,
     point: CompressionPoint = UNCOMPRESSED,
 ) -> list[Window]:
-    """Audio up to `chunk_seconds` long is one window. Longer audio is cut into almost equal ones that overlap.
+    """Plan the windows for audio of `samples` samples: one up to `chunk_seconds`, else several of almost equal length.
 
-    Frame k of the whole sees the same samples as the frame of the window that stands for it, and is squeezed and pooled
-    with the same frames: windows start at multiples of `pooling_period`. On each side of a seam the network sees
-    `CONTEXT_SECONDS` more, whose frames are dropped; the positional convolution reaches less far. What lies further
-    away cannot be attended to, and a group norm takes its statistics over the window, so results differ slightly from
-    those of a single pass, whose memory and time would grow with the square of the length.
+    A kept frame has the same receptive field, squeezing and pooling groups as in a single pass, because windows start
+    at multiples of `pooling_period`. On each side of a seam the network gets `CONTEXT_SECONDS` of context, whose
+    frames are dropped; the positional convolution reaches less far. Attention does not reach beyond the window, and a
+    group norm takes its statistics over the window, so results differ slightly from those of a single pass, whose
+    memory and time would grow with the square of the length.
     """
     hop, field = architecture.samples_per_frame, architecture.receptive_field
     frames = architecture.frames(samples)
@@ -45,7 +49,7 @@ def plan_windows(
     context = round(CONTEXT_SECONDS * SAMPLE_RATE / hop)
     longest = max(1, int(chunk_seconds * SAMPLE_RATE / hop) - 2 * context)
     period = pooling_period(point, architecture.encoder_layers)
-    if period > longest:  # as with 9, 11 and 16 in different layers: only the squeeze can be kept
+    if period > longest:  # for example 9, 11 and 16 in different layers: align to the squeeze only
         period = point.squeeze
     periods = -(-max(1, frames - context) // period)
     count = -(-periods // max(1, longest // period))
@@ -58,27 +62,27 @@ def plan_windows(
 
 
 def pooling_period(point: CompressionPoint, layers: int) -> int:
-    """Frames after which the groups of all poolings at `point` start together."""
-    return math.lcm(*(point.squeeze * factor for factors in point.of_layers(layers) for factor in factors))
+    """Return the number of frames after which the groups of all pooling factors of `point` start together."""
+    return math.lcm(*(point.squeeze * factor for factors in point.pools_per_layer(layers) for factor in factors))
 
 
 def read_windows(blocks: Iterable[AudioArray], windows: Iterable[Window], name: object) -> Iterator[AudioArray]:
-    """The samples of each window, out of blocks (samples,); no more than a window and a block are held.
+    """Yield the samples of each window from `blocks` (samples,); at most a window and a block are held in memory.
 
-    Windows come in order, each of them beginning before the last one ends. Raises `AudioError` about `name` when the
-    blocks end before the windows do.
+    Windows must come in order, each beginning before the previous one ends. Raises `AudioError` that names the audio
+    `name` if the blocks end before the last window does.
     """
     stream = iter(blocks)
-    held, begin = np.empty(0, np.float32), 0
+    buffer, start = np.empty(0, np.float32), 0
     for window in windows:
-        parts = [held[window.samples.start - begin :]]
-        begin = window.samples.start
-        end = begin + len(parts[0])
+        parts = [buffer[window.samples.start - start :]]
+        start = window.samples.start
+        end = start + len(parts[0])
         while end < window.samples.stop:
             block = next(stream, None)
             if block is None:
                 raise AudioError(name, "unreadable", "became shorter while it was read")
             parts.append(block)
             end += len(block)
-        held = np.concatenate(parts)
-        yield held[: window.samples.stop - begin]
+        buffer = np.concatenate(parts)
+        yield buffer[: window.samples.stop - start]

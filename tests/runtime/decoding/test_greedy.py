@@ -1,4 +1,4 @@
-"""Greedy decoding and its times, against the definition, transformers and sentencepiece."""
+"""Greedy decoding and word times, compared with the definition, transformers and sentencepiece."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from w2v_compress.data.units import SPECIALS, Units
-from w2v_compress.runtime.decoding import Decoded, GreedyDecoder, Word
+from w2v_compress.runtime.decoding import DecodedText, GreedyDecoder, Word
 
 HOP = 0.02
 
@@ -68,16 +68,16 @@ def test_sentencepiece_words_begin_with_the_piece_that_begins_them() -> None:
         assert decoded.text == text
         lone = len(units.word_separator)
         for word, (expected, first, last) in zip(decoded.words, bounds, strict=True):
-            begins_alone = len(units.symbols[path[first]]) == lone  # a piece of the separator alone sounds like nothing
+            begins_alone = len(units.symbols[path[first]]) == lone  # a piece that is only the separator is silent
             assert word == Word(expected, round(HOP * (first + 3 * begins_alone), 6), round(HOP * last, 6))
 
 
 def test_nothing_was_said() -> None:
     units = Units.letters()
     decoder = GreedyDecoder(units, HOP)
-    assert decoder(torch.zeros(0, 32)) == Decoded("", ())
-    assert decoder(one_hot([0] * 50, units)) == Decoded("", ())
-    assert decoder(one_hot([0, 4, 4, 1, 2, 3, 4, 0], units)) == Decoded("", ())
+    assert decoder(torch.zeros(0, 32)) == DecodedText("", ())
+    assert decoder(one_hot([0] * 50, units)) == DecodedText("", ())
+    assert decoder(one_hot([0, 4, 4, 1, 2, 3, 4, 0], units)) == DecodedText("", ())
 
 
 def test_the_last_word_needs_no_end() -> None:

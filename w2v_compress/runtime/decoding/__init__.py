@@ -1,9 +1,9 @@
-"""From a network's log-probabilities to words and their times; docs/decoding.md is for users.
+"""Decode log-probabilities of a network into words with times; docs/decoding.md is the user's guide.
 
-`beam_search` is not imported here: it needs the extra `[lm]`.
+`beam_search` is not imported here because it needs the extra `[lm]`.
 """
 
 from .greedy import GreedyDecoder
-from .words import Decoded, Decoder, Word
+from .words import DecodedText, Decoder, Word
 
-__all__ = ["Decoded", "Decoder", "GreedyDecoder", "Word"]
+__all__ = ["DecodedText", "Decoder", "GreedyDecoder", "Word"]

@@ -1,4 +1,4 @@
-"""The words that beam search may write, and the units that spell them."""
+"""Read and spell the words that beam search may produce."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -6,48 +6,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...data.units import SPECIALS, Units
-from ...errors import InputError
+from ...errors import InputError, readable
 
-LONGEST_LINE = 100_000
-"""Bytes; a longer one is no line of a lexicon or of an ARPA file, and is not read into memory."""
-MARKS = ("<s>", "</s>", "<unk>", "<UNK>")
-"""What language models have beside words."""
-SHOWN = 5
-"""How many of the words that are left out a warning names."""
+MAX_LINE_BYTES = 100_000
+"""Longest line of a lexicon or an ARPA file; a longer one is rejected before it fills the memory."""
+SPECIAL_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
+"""Entries of a language model's vocabulary that are not words."""
+MAX_NAMES = 5
+"""Number of names that a message lists."""
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """One way to write one word."""
+    """A word of the lexicon with one of its spellings."""
 
     word: str
-    """As the language model has it."""
+    """The word as the language model spells it."""
     text: str
-    """As it is written: in the case of the units."""
+    """The word as it is written, in the case of the units."""
     units: tuple[int, ...]
-    """With letters, the end of the word belongs to it."""
+    """Indices of the units; letters include the word separator at the end."""
 
 
 def spell(words: Iterable[str], units: Units, source: Path) -> list[Spelling]:
-    """`words`, which come from the file `source`, as the units spell them; the rest as `read_lexicon` says."""
-    return _checked(((word, None) for word in words), units, source)
+    """Spell `words`, read from the file `source`, with the units; warnings and errors are those of `read_lexicon`."""
+    return _unique_spellings(((word, None) for word in words), units, source)
 
 
 def read_lexicon(path: Path, units: Units) -> list[Spelling]:
-    """The spellings in a file of a word a line, UTF-8, which its units may follow, all separated by white space.
+    """Read the lexicon file `path`: UTF-8, a word per line, optionally followed by its units, separated by white space.
 
-    A word without units is spelled by `units`. The final `|` of letters may be left out. A word may come again with
-    another spelling. Words that need letters or units which are not there are left out, with one warning that counts
-    them. Raises `InputError` when none is left and when a line cannot be read.
+    A word without units is spelled by `units`. The final `|` of letters is optional. A word may occur on several lines
+    with different spellings. Words that need letters or units which the model lacks are left out, with one warning that
+    counts them. Raises `InputError` if no word is left or a line is invalid.
     """
-    return _checked(_lexicon_lines(path), units, path)
+    return _unique_spellings(_lexicon_lines(path), units, path)
 
 
 def text_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
-    """Lines of a file as text. Raises `InputError` that names the first that is too long or not UTF-8."""
+    """Decode lines of the file `path`. Raises `InputError` that names the first one that is too long or not UTF-8."""
     for number, line in enumerate(lines, start=1):
-        if len(line) >= LONGEST_LINE:
-            raise InputError(f"{path}: line {number} is longer than {LONGEST_LINE} bytes: not a list of words")
+        if len(line) >= MAX_LINE_BYTES:
+            raise InputError(f"{path}: line {number} is longer than {MAX_LINE_BYTES} bytes: not a list of words")
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError:
@@ -55,48 +55,46 @@ def text_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
 
 
 def _lexicon_lines(path: Path) -> Iterator[tuple[str, list[str] | None]]:
-    try:
-        with open(path, "rb") as file:
-            for line in text_lines(iter(lambda: file.readline(LONGEST_LINE), b""), path):
-                if fields := line.split():
-                    yield fields[0], fields[1:] or None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    """Yield each word of the file with its units, or None if the line does not list them."""
+    with readable(path), open(path, "rb") as file:
+        for line in text_lines(iter(lambda: file.readline(MAX_LINE_BYTES), b""), path):
+            if fields := line.split():
+                yield fields[0], fields[1:] or None
 
 
-def _checked(words: Iterable[tuple[str, list[str] | None]], units: Units, source: Path) -> list[Spelling]:
+def _unique_spellings(words: Iterable[tuple[str, list[str] | None]], units: Units, source: Path) -> list[Spelling]:
     index = {symbol: unit for unit, symbol in enumerate(units.symbols) if unit >= len(SPECIALS)}
-    spellings: dict[Spelling, None] = {}  # each once, in order
+    spellings: dict[Spelling, None] = {}  # an ordered set
     left_out: dict[str, None] = {}
     for word, symbols in words:
-        if word in MARKS:
+        if word in SPECIAL_WORDS:
             continue
         text = units.normalize_text(word)
         if symbols is None:
-            known = not units.unknown_characters(text)
-            numbers = units.encode(text) if known else []
+            can_spell = not units.unknown_characters(text)
+            spelling = units.encode(text) if can_spell else []
         else:
             if units.kind == "letter" and symbols[-1] != units.word_separator:
                 symbols = [*symbols, units.word_separator]
-            known = all(symbol in index for symbol in symbols)
-            numbers = [index[symbol] for symbol in symbols] if known else []
-        if known:
-            spellings[Spelling(word, text, tuple(numbers))] = None
+            can_spell = all(symbol in index for symbol in symbols)
+            spelling = [index[symbol] for symbol in symbols] if can_spell else []
+        if can_spell:
+            spellings[Spelling(word, text, tuple(spelling))] = None
         else:
             left_out[word] = None
     if not spellings:
-        problem = f"none of its {len(left_out)} words can be spelled" if left_out else "names no word"
-        raise InputError(f"{source}: {problem} in the model's units, {_shown(units.symbols[len(SPECIALS) :])}")
+        problem = f"none of its {len(left_out)} words can be spelled" if left_out else "contains no word"
+        raise InputError(f"{source}: {problem} in the model's units, {_first_names(units.symbols[len(SPECIALS) :])}")
     if left_out:
         warnings.warn(
-            f"{source}: {len(left_out)} words are left out, which the model has no units for: {_shown(left_out)}",
+            f"{source}: {len(left_out)} words are left out, for which the model has no units: {_first_names(left_out)}",
             stacklevel=2,
         )
     return list(spellings)
 
 
-def _shown(names: Iterable[str]) -> str:
-    """The first of `names`, printable."""
+def _first_names(names: Iterable[str]) -> str:
+    """Join the first of `names`, with unprintable ones escaped."""
     names = list(names)
-    first = " ".join(name if name.isprintable() else ascii(name) for name in names[:SHOWN])
-    return first + (" ..." if len(names) > SHOWN else "")
+    first = " ".join(name if name.isprintable() else ascii(name) for name in names[:MAX_NAMES])
+    return first + (" ..." if len(names) > MAX_NAMES else "")

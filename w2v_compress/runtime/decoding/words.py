@@ -1,8 +1,7 @@
-"""Words with their times, from the units of each frame.
+"""Convert the units of each frame to words with times.
 
-Frame t is taken for the audio from t to t + 1 hops (20 ms each in the published models). The network sees 5 ms more,
-to 25 ms from the frame's start, and through its context all of the audio: times are as good as where CTC puts its
-peaks.
+Frame t stands for the audio from t to t + 1 hops (20 ms each in the published models). Its receptive field is 5 ms
+longer, and its context is all of the audio, so times are as accurate as the positions of CTC's peaks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,53 +17,54 @@ from ...data.units import SPECIALS, Units
 
 @dataclass(frozen=True)
 class Word:
-    """A word and when it was said."""
+    """A word and its time in the audio."""
 
     text: str
     start: float
-    """Seconds from the beginning of the audio: where the first frame of its first unit begins."""
+    """Start of the first frame of the first unit, in seconds from the beginning of the audio."""
     end: float
-    """Where the last frame of its last unit ends."""
+    """End of the last frame of the last unit, in seconds from the beginning of the audio."""
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What a decoder makes of one piece of audio."""
+class DecodedText:
+    """The text that a decoder produces for one recording."""
 
     text: str
-    """The words with spaces between them."""
+    """The words, joined by spaces."""
     words: tuple[Word, ...]
 
     @classmethod
-    def of(cls, words: Sequence[Word]) -> "Decoded":
-        """`words` and the text that they make."""
+    def from_words(cls, words: Sequence[Word]) -> "DecodedText":
+        """Join `words` into the text."""
         return cls(" ".join(word.text for word in words), tuple(words))
 
 
 class Decoder(Protocol):
-    """Any function from log-probabilities (frames, units) to words."""
+    """A function that decodes log-probabilities `(frames, units)`."""
 
-    def __call__(self, log_probs: Tensor, /) -> Decoded: ...
+    def __call__(self, log_probs: Tensor, /) -> DecodedText:
+        """Return the text with the times of its words."""
 
 
 def seconds_at(frame: int, seconds_per_frame: float) -> float:
-    """Where `frame` begins, to the microsecond: 0.7 s rather than 0.7000000000000001 s."""
+    """Return the start of `frame` in seconds, rounded to microseconds: 0.7 rather than 0.7000000000000001."""
     return round(frame * seconds_per_frame, 6)
 
 
-def words_of_path(path: Tensor, units: Units, seconds_per_frame: float) -> Decoded:
-    """The words of a CTC path, (frames,) units: repeats are one, blanks and the other specials say nothing.
+def words_of_path(path: Tensor, units: Units, seconds_per_frame: float) -> DecodedText:
+    """Collapse a CTC path `(frames,)` of units into words: merge repeats, then drop blanks and other specials.
 
-    Text is that of `Units.decode` for the collapsed path (Graves et al. 2006, section 3.2).
+    The text equals that of `Units.decode` for the collapsed path (Graves et al. 2006, section 3.2).
     """
     words: list[Word] = []
-    letters, start, end = "", 0, 0
+    spelling, start, end = "", 0, 0
 
     def close() -> None:
-        nonlocal letters
-        if letters:
-            words.append(Word(letters, seconds_at(start, seconds_per_frame), seconds_at(end, seconds_per_frame)))
-        letters = ""
+        nonlocal spelling
+        if spelling:
+            words.append(Word(spelling, seconds_at(start, seconds_per_frame), seconds_at(end, seconds_per_frame)))
+        spelling = ""
 
     for unit, first, last in _runs(path):
         if unit < len(SPECIALS):
@@ -73,14 +73,14 @@ def words_of_path(path: Tensor, units: Units, seconds_per_frame: float) -> Decod
             if place > 0:
                 close()
             if part:
-                start = start if letters else first
-                letters, end = letters + part, last
+                start = start if spelling else first
+                spelling, end = spelling + part, last
     close()
-    return Decoded.of(words)
+    return DecodedText.from_words(words)
 
 
 def _runs(path: Tensor) -> Iterator[tuple[int, int, int]]:
-    """Each stretch of one unit: the unit, its first frame, and the frame after its last."""
+    """Yield each run of a repeated unit: the unit, its first frame, and the frame after its last."""
     units, counts = torch.unique_consecutive(path, return_counts=True)
     bounds = [0, *counts.cumsum(0).tolist()]
     for unit, (first, last) in zip(units.tolist(), pairwise(bounds), strict=True):

@@ -1,9 +1,9 @@
-"""A program for a process of its own: does KenLM survive a file? See `language_model`.
+"""Probe a KenLM file in a subprocess, which KenLM may crash; `language_model` starts it for binary files.
 
-    python try_language_model.py FILE < WORDS
+    python kenlm_probe.py FILE < WORDS
 
-WORDS, one a line, are each looked up at the beginning of a sentence, followed by its end and by the next one.
-Exit status 1, with the reason on standard error, says that KenLM refuses the file.
+WORDS, one a line, are each looked up at the start of a sentence, followed by the next word and by the sentence end.
+Exit status 0 means that the file is usable, 1 that KenLM rejects it, with the reason on standard error.
 """
 
 import sys
@@ -13,6 +13,7 @@ from flashlight.lib.text.dictionary import Dictionary
 
 
 def main() -> None:
+    """Load the file named on the command line, and look up every word on standard input."""
     words = sys.stdin.buffer.read().decode("utf-8").split("\n")
     try:
         model = KenLM(sys.argv[1], Dictionary(words))
