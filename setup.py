@@ -11,9 +11,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithConfigs(build_py):
-    """A wheel has configs/ inside the package, where `w2v-compress config-dir` finds it; an editable install, the
-    clone's.
-    """
+    """Copy configs/ into the package of a wheel; an editable install uses configs/ of the clone."""
 
     def run(self) -> None:
         super().run()
@@ -22,27 +20,28 @@ class BuildWithConfigs(build_py):
 
 
 def version() -> str:
-    """`__version__` of the package, read as text: importing it would need its dependencies."""
-    source = (ROOT / "w2v_compress" / "__init__.py").read_text(encoding="utf-8")
+    """Read the version of the package as text: importing the package would need its dependencies."""
+    source = (ROOT / "w2v_compress" / "version.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
     if match is None:
-        raise RuntimeError('w2v_compress/__init__.py has no line `__version__ = "..."`')
+        raise RuntimeError('w2v_compress/version.py has no line `__version__ = "..."`')
     return match.group(1)
 
 
-# Training needs fairseq. Its 0.12.2 on PyPI cannot be imported on Python 3.11; ve-fairseq is the same code mended, and
-# has wheels for these platforms alone. Elsewhere models are run, quantized, evaluated and exported, and not trained.
-TRAINS = "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.13'"
+# Training needs fairseq. fairseq 0.12.2 on PyPI cannot be imported on Python 3.11. ve-fairseq is the same code with
+# fixes, and has wheels for these platforms only. On other platforms, models can be run, quantized, evaluated and
+# exported, but not trained.
+TRAINING_PLATFORM = "sys_platform == 'linux' and platform_machine == 'x86_64' and python_version < '3.13'"
 
 PLOT = ["matplotlib>=3.8"]
-ENERGY = ["codecarbon>=3.3,<4"]  # evaluation/energy.py reads which of the tracker's meters is in use
+ENERGY = ["codecarbon>=3.3,<4"]  # papers/energy.py reads which meter the tracker uses
 SLURM = ["hydra-submitit-launcher>=1.2"]
 ONNX = ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.22"]
 OPENVINO = ["openvino>=2025.3"]
 TRANSFORMERS = ["transformers>=5,<6"]
-LM = ["flashlight-text>=0.0.7"]  # KenLM is part of its wheels
-PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # what `benchmark` compares with
-# setuptools and twine: tests build and install what is published
+LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
+PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # the runtimes that `benchmark` compares with
+# Tests need setuptools and twine to build and install the published distributions.
 TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=77", "twine>=6.1"]
 TEST = [*TOOLS, *PLOT, *SLURM, *PEERS, *LM]
 
@@ -64,14 +63,14 @@ setup(
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["w2v_compress", "w2v_compress.*"]),
     package_data={"w2v_compress": ["py.typed"]},
-    zip_safe=False,  # fairseq imports the models of its `common.user_dir` from files
+    zip_safe=False,  # fairseq imports the modules of `common.user_dir` from files
     python_requires=">=3.11",
     install_requires=[
-        f"ve-fairseq==0.12.3; {TRAINS}",
-        f"hydra-core>=1.3.2,<1.4; {TRAINS}",  # 1.4 drops the schema matching that fairseq needs
-        f"omegaconf>=2.3,<2.4; {TRAINS}",
-        f"editdistance>=0.8; {TRAINS}",  # fairseq counts the word errors of validation with it
-        "torch>=2.6",  # the first whose restricted unpickler is sound (CVE-2025-32434) and takes named stand-ins
+        f"ve-fairseq==0.12.3; {TRAINING_PLATFORM}",
+        f"hydra-core>=1.3.2,<1.4; {TRAINING_PLATFORM}",  # hydra 1.4 removes the schema matching that fairseq needs
+        f"omegaconf>=2.3,<2.4; {TRAINING_PLATFORM}",
+        f"editdistance>=0.8; {TRAINING_PLATFORM}",  # fairseq computes the WER of validation with it
+        "torch>=2.6",  # first version with a secure `weights_only` unpickler (CVE-2025-32434) and named safe globals
         "numpy>=1.26",
         "soundfile>=0.12",
         "soxr>=0.3.7",

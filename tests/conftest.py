@@ -1,12 +1,13 @@
-"""A recognizer small enough to be made anew for every test session, audio for it, and fairseq runs on noise."""
+"""Fixtures: a tiny recognizer, audio for it, the command line, and fairseq runs on noise."""
 
 import os
 
-# Before torch is imported, here and in the processes that tests start: more threads than cores make tiny runs crawl.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(2, os.cpu_count() or 1))
-)
+# Set before torch is imported, and for the processes that tests start: more threads than cores make tiny runs slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from w2v_compress.cores import available_cores
+
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(2, available_cores())))
 
 import dataclasses
 import subprocess
@@ -42,7 +43,7 @@ TINY = Architecture(
 
 
 def make_tiny_model(**changes: Any) -> ModelFile:
-    """Random weights of `TINY`, or of `TINY` with changes, and a head lively enough to write letters."""
+    """Return a model of the architecture `TINY` with `changes`, and random weights that recognize letters in noise."""
     architecture = dataclasses.replace(TINY, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -68,7 +69,7 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """run(argument, ...) gives the exit status, standard output and standard error of `w2v-compress`."""
+    """run(argument, ...) returns the exit status, standard output and standard error of `w2v-compress`."""
     from w2v_compress.cli import main
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -84,7 +85,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture
 def wav(tmp_path: Path) -> Callable[..., Path]:
-    """wav(name, seconds) writes that much noise, loud and quiet by turns, at 16 kHz."""
+    """wav(name, seconds) writes noise with a varying level at 16 kHz, and returns its path."""
 
     def write(name: str, seconds: float, seed: int = 0) -> Path:
         generator = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def wav(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
-    """A manifest folder whose subset `dev` holds two utterances; the tiny model writes all words but one of them."""
+    """A manifest folder whose subset `dev` has two utterances, of which the tiny model recognizes all words but one."""
     paths = [wav(f"{number}.wav", 1.0 + number, seed=number) for number in range(2)]
     texts = Recognizer.load(tiny_path, precision="fp32").transcribe(paths)
     texts[0] += " MORE"
@@ -112,7 +113,7 @@ def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def noise_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest folder for fairseq with the subset `train`: twelve half seconds of noise."""
+    """A manifest folder for fairseq with the subset `train`: twelve utterances of half a second of noise."""
     folder = tmp_path_factory.mktemp("noise")
     lines = [str(folder)]
     for index, audio in enumerate(np.random.default_rng(0).normal(scale=0.1, size=(12, 8000))):
@@ -124,7 +125,7 @@ def noise_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretraining(noise_corpus: Path) -> tuple[str, ...]:
-    """Overrides of fairseq-hydra-train: wav2vec 2.0 of two layers of 16, masked, with layer drop, on `noise_corpus`."""
+    """Overrides of fairseq-hydra-train: pre-training of a wav2vec 2.0 with 2 layers of width 16 on `noise_corpus`."""
     return (
         "task=audio_pretraining",
         f"task.data={noise_corpus}",
@@ -170,7 +171,7 @@ def pretraining(noise_corpus: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def train() -> Callable[..., None]:
-    """`fairseq-hydra-train` with the given overrides, in this process: half a second where a new one takes many."""
+    """train(override, ...) runs `fairseq-hydra-train` in this process, which is faster than starting a new one."""
     from w2v_compress import compat
 
     compat.apply()
@@ -189,9 +190,9 @@ def train() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def two_processes() -> Callable[..., str]:
-    """two_processes(program, argument, ...) gives what two processes of a program of fairseq's print, on CPU with gloo.
+    """two_processes(program, argument, ...) runs a fairseq program in two processes with gloo, and returns its output.
 
-    `program` is what follows `torchrun`: a script, or `-m` and a module.
+    `program` is passed to `torchrun`: a script, or `-m` and a module.
     """
 
     def run(program: list[str], *arguments: str) -> str:
@@ -214,8 +215,9 @@ def two_processes() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def arpa_log10() -> Callable[[Path, str], list[float]]:
-    """arpa_log10(path, text) gives log10 of each word of `text` and of the sentence's end, by the definition of ARPA's
-    back-off (Katz 1987).
+    """arpa_log10(path, text) returns the log10 probability of each word of `text` and of the end of the sentence.
+
+    Computed by the definition of back-off in ARPA files (Katz 1987).
     """
 
     def scores(path: Path, text: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Missing packages are one line, with the command that installs them."""
+"""A missing package prints one line with the command that installs it."""
 
 import platform
 import re
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_the_command_has_the_requirements_of_setup_py() -> None:
+def test_the_install_command_has_the_requirements_of_setup_py() -> None:
     source = (ROOT / "setup.py").read_text(encoding="utf-8")
     for extra in ("plot", "energy", "slurm", "onnx", "openvino", "transformers", "lm"):
         listed = re.search(rf"^{extra.upper()} = \[([^\]]*)\]", source, re.MULTILINE)
@@ -27,7 +27,7 @@ def test_the_command_has_the_requirements_of_setup_py() -> None:
         assert re.findall(r"'([A-Za-z-]+)[<>=]", command) == names, command
 
 
-def test_a_checkout_that_is_not_installed_is_installed(tmp_path: Path) -> None:
+def test_the_install_command_of_a_checkout_installs_the_checkout(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "w2v_compress", tmp_path / "w2v_compress", ignore=shutil.ignore_patterns("__pycache__"))
     program = "import sys; sys.path.insert(0, sys.argv[1]); from w2v_compress.extras import *; "
     program += "import importlib.metadata as m; m.requires = lambda name: (_ for _ in ()).throw(m.PackageNotFoundError)"
@@ -38,7 +38,7 @@ def test_a_checkout_that_is_not_installed_is_installed(tmp_path: Path) -> None:
     assert done.stdout == f"pip install -e '{tmp_path}[plot]'\n"
 
 
-def test_the_first_package_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_returns_the_first_package_or_names_the_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert require("--plot", "plot", "matplotlib").__name__ == "matplotlib"
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"^--format onnx needs onnxscript \(.*\): pip install 'onnx>=.*onnxruntime>="):
@@ -60,8 +60,8 @@ def test_commands_that_need_fairseq(run: Run, tmp_path: Path, monkeypatch: pytes
         )
 
 
-def test_where_there_is_no_fairseq_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_platforms_without_wheels_of_fairseq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fairseq", None)
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    with pytest.raises(InputError, match=r"there is none for Linux on arm64 with Python .*; use Linux on x86-64"):
+    with pytest.raises(InputError, match=r"there are no wheels for Linux on arm64 with Python .*; use Linux on x86-64"):
         require_fairseq("train")

@@ -1,3 +1,5 @@
+"""Atomic writes of files, groups of files and folders."""
+
 import json
 import os
 import stat
@@ -47,7 +49,7 @@ def test_a_full_disk_is_an_input_error_that_names_the_path(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
-def test_missing_folders_are_made_and_go_again_after_a_failure(tmp_path: Path) -> None:
+def test_missing_folders_are_created_and_removed_after_a_failure(tmp_path: Path) -> None:
     for write in (replacing, replacing_together):
         path = tmp_path / write.__name__ / "new" / "out.txt"
         with pytest.raises(RuntimeError, match="halfway"), write(path) as temporary:
@@ -61,10 +63,10 @@ def test_missing_folders_are_made_and_go_again_after_a_failure(tmp_path: Path) -
     assert (tmp_path / "made" / "folder" / "file").is_file()
 
 
-def test_refuses_an_impossible_folder_a_folder_and_a_device(tmp_path: Path) -> None:
+def test_rejects_an_impossible_folder_a_folder_and_a_device(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     for path, reason in (
-        (tmp_path / "plain" / "out.txt", "the folder .*plain cannot be made: "),
+        (tmp_path / "plain" / "out.txt", "the folder .*plain cannot be created: "),
         (tmp_path, "not a plain file"),
         (Path(os.devnull), "not a plain file"),
     ):
@@ -93,10 +95,10 @@ def umask() -> Iterator[Callable[[int], int]]:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0o000])
-def test_permissions_are_those_that_open_gives(
+def test_permissions_are_those_of_open(
     tmp_path: Path, umask: Callable[[int], int], mask: int, tiny_model: Callable[..., ModelFile]
 ) -> None:
-    """Also where a library writes the file that lets nobody else read it, as safetensors does."""
+    """Also if a library writes files that only their owner can read, as safetensors does."""
     umask(mask)
 
     def write_privately(path: Path) -> None:
@@ -123,7 +125,7 @@ def test_permissions_are_those_that_open_gives(
     assert found == dict.fromkeys(["graph.bin", "graph.xml", "model", "new", "plain"], expected)
 
 
-def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:
+def test_json_round_trip_and_rejection_of_not_a_number(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     write_json(path, {"text": "é", "values": [1, 2.5]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"text": "é", "values": [1, 2.5]}
@@ -132,7 +134,7 @@ def test_json_round_trip_and_refusal_of_not_a_number(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["text"] == "é"
 
 
-def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+def test_several_files_are_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "model.xml"
     path.write_text("old")
     (tmp_path / "model.bin").write_text("old")
@@ -148,7 +150,7 @@ def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> No
     assert [(tmp_path / name).read_text() for name in os.listdir(tmp_path)] == ["new", "new"]
 
 
-def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_created_atomically(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with pytest.raises(RuntimeError, match="halfway"), creating_folder(path) as temporary:
         fail_after_writing(temporary / "file")
@@ -166,9 +168,7 @@ def test_a_folder_is_created_whole_or_not_at_all(tmp_path: Path) -> None:
         pytest.fail("entered")
 
 
-def test_a_folder_takes_the_place_of_an_empty_one_on_windows_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_replaces_an_empty_one_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def replace(source: Path, target: Path) -> None:
         if target.is_dir():
             raise PermissionError(13, "Access is denied", str(target))
@@ -182,11 +182,11 @@ def test_a_folder_takes_the_place_of_an_empty_one_on_windows_too(
 
 
 @pytest.mark.parametrize("write", [replacing_together, creating_folder])
-def test_folders_and_several_files_name_what_is_wrong(
+def test_errors_of_folders_and_several_files_name_the_path(
     write: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
 ) -> None:
     (tmp_path / "plain").touch()
-    with pytest.raises(InputError, match="plain cannot be made"), write(tmp_path / "plain" / "out"):
+    with pytest.raises(InputError, match="plain cannot be created"), write(tmp_path / "plain" / "out"):
         pytest.fail("entered")
     with pytest.raises(InputError, match="out: cannot be written: No space left on device"), write(tmp_path / "out"):
         raise OSError(28, "No space left on device")

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin: set for libgomp before torch loads it, unless the user has chosen."""
+"""The spin count of OpenMP threads is set before torch loads libgomp, unless the user has set a wait policy."""
 
 import os
 import subprocess
@@ -10,15 +10,15 @@ import pytest
 from w2v_compress.openmp import LIBGOMP_SPIN_COUNT, SPIN_COUNT, environment_of_peers
 
 ROOT = Path(__file__).resolve().parent.parent
-CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-def spin_count(program: str, **chosen: str) -> str:
-    """What libgomp says that it uses in a process of this program."""
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
+def spin_count(program: str, **settings: str) -> str:
+    """Return the spin count that libgomp reports in a process that runs `program`."""
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=environment | chosen | {"OMP_DISPLAY_ENV": "verbose"},
+        env=environment | settings | {"OMP_DISPLAY_ENV": "verbose"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -29,23 +29,23 @@ def spin_count(program: str, **chosen: str) -> str:
 
 
 @pytest.mark.parametrize("first", ["w2v_compress", "w2v_compress.runtime.recognizer", "w2v_compress.cli"])
-def test_torch_is_told_to_spin_briefly(first: str) -> None:
+def test_importing_the_package_limits_spinning(first: str) -> None:
     assert spin_count(f"import {first}, torch") == SPIN_COUNT
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"), [({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+    ("settings", "expected"), [({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
 )
-def test_what_the_user_chose_stays(chosen: dict[str, str], expected: str) -> None:
-    assert spin_count("import w2v_compress, torch", **chosen) == expected
+def test_settings_of_the_user_are_kept(settings: dict[str, str], expected: str) -> None:
+    assert spin_count("import w2v_compress, torch", **settings) == expected
 
 
-def test_after_torch_the_environment_stays() -> None:
+def test_importing_torch_first_leaves_the_environment_unchanged() -> None:
     program = "import torch, w2v_compress, os; assert 'GOMP_SPINCOUNT' not in os.environ"
     assert spin_count(program) == LIBGOMP_SPIN_COUNT
 
 
-def test_peers_run_as_their_users_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_run_with_the_default_spin_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", SPIN_COUNT)
     assert environment_of_peers() == dict(os.environ) | {"GOMP_SPINCOUNT": LIBGOMP_SPIN_COUNT}
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")

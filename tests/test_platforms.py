@@ -1,4 +1,4 @@
-"""Inference where fairseq has no wheels: on Windows, macOS and ARM, and on Python 3.13."""
+"""Inference on platforms without wheels of fairseq: Windows, macOS, ARM, and Python 3.13."""
 
 import subprocess
 import sys
@@ -9,18 +9,18 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINING = ("fairseq", "fairseq_cli", "hydra", "omegaconf", "editdistance")
-LINUX_ALONE = ("resource", "fcntl", "termios", "pwd", "grp")
+TRAINING_PACKAGES = ("fairseq", "fairseq_cli", "hydra", "omegaconf", "editdistance")
+UNIX_MODULES = ("resource", "fcntl", "termios", "pwd", "grp")
 
 PROGRAM = """
 import importlib, os, pkgutil, sys, types
 from pathlib import Path
 hidden, model, audio = sys.argv[1].split(), *sys.argv[2:]
-import psutil  # which imports other modules on other systems
-sys.modules |= dict.fromkeys(hidden)  # as if not installed
+import psutil  # before modules are hidden: it imports different ones on each system
+sys.modules |= dict.fromkeys(hidden)  # simulates that they are not installed
 for name in ("sched_getaffinity", "sched_setaffinity"):
     delattr(os, name)
-del psutil.Process.cpu_affinity  # macOS has none
+del psutil.Process.cpu_affinity  # not available on macOS
 psutil.Process.memory_info = lambda process: types.SimpleNamespace(rss=1, peak_wset=123456)  # as on Windows
 read_text = Path.read_text
 def read_no_system_file(path, *arguments, **options):
@@ -42,7 +42,9 @@ print(w2v_compress.load(model, precision="fp32").transcribe(audio))
 """
 
 
-@pytest.mark.parametrize("hidden", [TRAINING, (*TRAINING, *LINUX_ALONE)], ids=["without fairseq", "not Linux"])
+@pytest.mark.parametrize(
+    "hidden", [TRAINING_PACKAGES, (*TRAINING_PACKAGES, *UNIX_MODULES)], ids=["without fairseq", "not Linux"]
+)
 def test_inference_needs_neither_fairseq_nor_linux(
     tiny_path: Path, wav: Callable[..., Path], run: Callable[..., tuple[int, str, str]], hidden: tuple[str, ...]
 ) -> None:
@@ -56,7 +58,7 @@ def test_inference_needs_neither_fairseq_nor_linux(
     assert out.strip()
 
 
-def test_every_import_of_what_only_unix_has_is_guarded() -> None:
-    program = f"import sys; sys.modules |= dict.fromkeys({LINUX_ALONE!r}); import w2v_compress.cli; print('imported')"
+def test_the_command_line_imports_without_unix_modules() -> None:
+    program = f"import sys; sys.modules |= dict.fromkeys({UNIX_MODULES!r}); import w2v_compress.cli; print('imported')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "imported\n"

@@ -1,4 +1,4 @@
-"""FIFOs and devices where audio should be: an error in one line, never a command that waits for ever."""
+"""FIFOs and devices in place of audio print a one-line error; no command blocks on them."""
 
 import os
 import subprocess
@@ -56,7 +56,7 @@ def test_commands_that_read_audio(run: Run, special: Path, tiny_path: Path, wav:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("special", ["FIFO"], indirect=True)
-def test_training_stops(special: Path, tmp_path: Path, pretraining: tuple[str, ...]) -> None:
+def test_training_fails(special: Path, tmp_path: Path, pretraining: tuple[str, ...]) -> None:
     data = tmp_path / "data"
     data.mkdir()
     soundfile.write(tmp_path / "good.wav", [0.1, -0.1] * 4000, 16_000)

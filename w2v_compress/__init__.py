@@ -1,25 +1,25 @@
-"""Small, fast and elastic wav2vec 2.0 speech recognizers: distillation, int8, and one file to run them from.
+"""Small, fast and elastic wav2vec 2.0 speech recognizers: distillation, int8 quantization and a runtime.
 
-`load` reads a model file and needs no fairseq. fairseq imports this package as its `common.user_dir`.
+`load` reads a model file and does not need fairseq. fairseq imports this package as its `common.user_dir`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .openmp import limit_spinning
+from .version import __version__
 
 if TYPE_CHECKING:
     from .nn.compression import CompressionPoint
     from .runtime.recognizer import Recognizer
 
-__version__ = "0.1.0"
 __all__ = ["CompressionPoint", "InputError", "__version__", "load"]
 
-limit_spinning()  # here: whatever of this package is imported first, torch comes after it
+limit_spinning()  # every module of this package imports this file first, so this runs before torch is loaded
 
 
 def __getattr__(name: str) -> Any:
-    if name == "CompressionPoint":  # on demand: it stands beside the network, which needs torch
+    if name == "CompressionPoint":  # imported on demand because it imports torch
         from .nn.compression import CompressionPoint
 
         return CompressionPoint
@@ -27,10 +27,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load(path: str, **options: Any) -> "Recognizer":
-    """The recognizer in the model file `path` (`w2v-compress export` writes them).
+    """Load the recognizer in the model file `path`, as written by `w2v-compress export`.
 
-    `options` are those of `w2v_compress.runtime.recognizer.Recognizer.load`: `precision`, `device`, `threads`.
-    Raises `InputError` when the file is missing, truncated or not a model of ours. Never runs code from the file.
+    Args:
+        path: A `.safetensors` model file. No code in the file is executed.
+        **options: Options of `w2v_compress.runtime.recognizer.Recognizer.load`: `precision`, `device`, `threads`.
+
+    Raises:
+        InputError: The file is missing, truncated or not a model file of this package.
     """
     from .runtime.recognizer import Recognizer
 

@@ -1,4 +1,4 @@
-"""`python -m w2v_compress`: the command line."""
+"""Run the command line with `python -m w2v_compress`."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""The exceptions for invalid input, which the command line prints as one line, and what gives them their prefix."""
+"""Exceptions for invalid input, which the command line prints as one line, and helpers that prefix their messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,11 @@ class InputError(ValueError):
 
 
 class AudioError(InputError):
-    """Audio was rejected.
+    """An audio file or array is invalid.
 
-    `reason` is the kind of problem in a word or two, `detail` what is wrong with this audio.
+    Attributes:
+        reason: The kind of problem in one or two words; `prepare` counts rejected utterances by reason.
+        detail: What is wrong with this audio.
     """
 
     def __init__(self, name: object, reason: str, detail: str) -> None:

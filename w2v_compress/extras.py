@@ -1,4 +1,4 @@
-"""Packages that not every install has: the pip extras, and fairseq, which not every platform has."""
+"""Import optional packages: those of the pip extras, and fairseq, which is not available on every platform."""
 
 import importlib
 import importlib.metadata
@@ -14,14 +14,20 @@ from types import ModuleType
 from .errors import InputError
 
 DISTRIBUTION = "w2v-compress"
-TRAINS_ON = "Linux on x86-64 with Python 3.11 or 3.12"
-"""Where fairseq has wheels that work; the markers in setup.py say the same."""
+TRAINING_PLATFORM = "Linux on x86-64 with Python 3.11 or 3.12"
+"""The platforms with working wheels of fairseq; must agree with the environment markers in setup.py."""
 
 
 def require(purpose: str, extra: str, *packages: str) -> ModuleType:
-    """Import `packages`, which the pip extra `extra` has, for `purpose`; returns the first.
+    """Import `packages` of the pip extra `extra`, and return the first one.
 
-    Raises `InputError` with the command that installs what is missing or cannot be imported.
+    Args:
+        purpose: What the packages are needed for; starts the error message.
+        extra: The name of the pip extra in setup.py.
+        *packages: Names of the modules to import.
+
+    Raises:
+        InputError: A package is missing or cannot be imported. The message gives the command that installs the extra.
     """
     found = []
     for package in packages:
@@ -33,40 +39,47 @@ def require(purpose: str, extra: str, *packages: str) -> ModuleType:
 
 
 def install_command(extra: str) -> str:
-    """The pip command for the packages of an extra: for an installed wheel, a clone, or a bare checkout."""
+    """Return the pip command that installs the packages of an extra, for a wheel, an editable install or a checkout."""
     try:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return f"pip install -e '{Path(__file__).resolve().parent.parent}[{extra}]'"
-    wanted = re.compile(rf"""([^;]+);.*\bextra == ["']{extra}["']""")
-    names = [match[1].strip() for line in requirements if (match := wanted.match(line))]
+    pattern = re.compile(rf"""([^;]+);.*\bextra == ["']{extra}["']""")
+    names = [match[1].strip() for line in requirements if (match := pattern.match(line))]
     return " ".join(["pip install", *(f"'{name}'" for name in names)])
 
 
 def require_fairseq(purpose: str) -> None:
-    """Raises `InputError`, which says how to get it, where fairseq or what it runs on is not installed."""
+    """Check that fairseq and its configuration packages are installed.
+
+    Raises:
+        InputError: One of them is missing. The message says how to install it, or which platforms it is available on.
+    """
     for package in ("fairseq", "hydra", "omegaconf"):
         if importlib.util.find_spec(package) is None:
-            trains = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
-            remedy = "pip install ve-fairseq==0.12.3 'hydra-core>=1.3.2,<1.4' 'omegaconf>=2.3,<2.4' 'editdistance>=0.8'"
+            available = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
+            command = (
+                "pip install ve-fairseq==0.12.3 'hydra-core>=1.3.2,<1.4' 'omegaconf>=2.3,<2.4' 'editdistance>=0.8'"
+            )
             place = f"{platform.system()} on {platform.machine()} with Python {platform.python_version()}"
             raise InputError(
                 f"{purpose} needs {package}, which is not installed: "
-                + (remedy if trains else f"there is none for {place}; use {TRAINS_ON}")
+                + (command if available else f"there are no wheels for {place}; use {TRAINING_PLATFORM}")
             )
 
 
 @contextmanager
 def hiding_broken_torchaudio() -> Iterator[None]:
-    """Within, a torchaudio that is installed and cannot be imported does not stop the import of transformers.
+    """Hide a torchaudio that cannot be imported, so that transformers can be imported inside the context.
 
-    fairseq requires torchaudio, which nothing here needs, and whose wheels cannot be loaded beside a torch for CPUs
-    alone. transformers imports it wherever it is installed.
+    fairseq requires torchaudio, although nothing here uses it, and its wheels cannot be loaded together with a
+    CPU-only torch. transformers imports torchaudio whenever it is installed.
     """
     try:
         importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError):
-        # transformers looks only once whether it is installed: where it has looked, an empty module does no harm.
+        # transformers checks only once whether torchaudio is installed. After that check, None would make its imports
+        # of torchaudio fail, but an empty module does not.
         hidden = ModuleType("torchaudio") if "transformers" in sys.modules else None
     else:
         yield

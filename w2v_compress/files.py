@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writes: a file or folder is written completely or not at all."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from .errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix: write there, and it takes the place of `path` on success.
+    """Yield a temporary path beside `path`, with the same suffix, and move it to `path` on success.
 
-    It gets the permissions that `open(path, "w")` would give, whatever wrote it: those of the file that it replaces, or
-    what the umask allows a new one. Folders that are missing are made. On any failure the temporary file is removed,
-    and so are these folders, and what was at `path` stays. Raises `InputError` that names `path` when it cannot be
-    written: no permission, a full disk, something there that is not a plain file.
+    The file gets the permissions that `open(path, "w")` would give: those of the file it replaces, or those that the
+    umask allows for a new file. Missing parent folders are created. On failure, the temporary file and the created
+    folders are removed, and an existing file at `path` stays as it was.
+
+    Raises:
+        InputError: `path` cannot be written: no permission, a full disk, or `path` exists and is not a plain file.
     """
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path}: cannot be written: it exists and is not a plain file")
-    # not `tempfile`, whose files only their owner may read
+    target = _resolve_file(path)
+    # Not `tempfile`, whose files only their owner may read.
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     with _parents(path, target):
         try:
@@ -40,13 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_together(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a result of several files: the temporary path has the name of `path` in a folder of its own.
+    """Yield a path named like `path` in a temporary folder, and move all files of that folder beside `path` on success.
 
-    All files written to that folder take their places beside `path`, and `path` comes last.
+    For results of several files. `path` itself is moved last. Otherwise like `replacing`.
     """
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path}: cannot be written: it exists and is not a plain file")
+    target = _resolve_file(path)
     with _temporary_folder(path, target) as folder:
         yield folder / target.name
         for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):
@@ -56,10 +54,12 @@ def replacing_together(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def creating_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which becomes `path` on success and is removed on any failure.
+    """Yield a temporary folder beside `path`, rename it to `path` on success, and remove it on failure.
 
-    Folders above it that are missing are made. Raises `InputError` that names `path` when it cannot be written, or is
-    there already and not an empty folder: what else may be in a folder is not ours to remove.
+    Missing parent folders are created.
+
+    Raises:
+        InputError: `path` cannot be written, or exists and is not an empty folder; existing content is never removed.
     """
     target = Path(path).resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -71,20 +71,28 @@ def creating_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _set_mode(file, mode)
         if target.exists():
-            target.rmdir()  # on Windows no folder takes the place of another, though it is empty
+            target.rmdir()  # on Windows, os.replace() cannot replace a folder, not even an empty one
         os.replace(folder, target)
+
+
+def _resolve_file(path: Path) -> Path:
+    """Return the absolute form of `path`. Raises InputError if `path` exists and is not a plain file."""
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path}: cannot be written: it exists and is not a plain file")
+    return target
 
 
 @contextmanager
 def _temporary_folder(path: Path, target: Path) -> Iterator[Path]:
-    """Beside `target`, the absolute form of `path`; removed in the end."""
-    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # not `tempfile`, as above
+    """Create a temporary folder beside `target`, the absolute form of `path`, and remove it in the end."""
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # not `tempfile`, see `replacing`
     with _parents(path, target):
         try:
             folder.mkdir()
             yield folder
         except OSError as error:
-            if error.errno is None:  # not of the system: a library that cannot be loaded, say
+            if error.errno is None:  # not a system error, for example a library that cannot be loaded
                 raise
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
@@ -93,13 +101,13 @@ def _temporary_folder(path: Path, target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _parents(path: Path, target: Path) -> Iterator[None]:
-    """Makes the folders above `target`, the absolute form of `path`; those that are empty after a failure go again."""
+    """Create the folders above `target`, the absolute form of `path`; on failure, remove those that are empty."""
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written: the folder {target.parent} cannot be made: {error.strerror or error}"
+            f"{path}: cannot be written: the folder {target.parent} cannot be created: {error.strerror or error}"
         ) from None
     try:
         yield
@@ -111,7 +119,7 @@ def _parents(path: Path, target: Path) -> Iterator[None]:
 
 
 def _mode(target: Path) -> int:
-    """The permissions of the file `target`, or, if there is none, of a new file in its place."""
+    """Return the permissions of the file `target`, or those of a new file if it does not exist."""
     try:
         return stat.S_IMODE(target.stat().st_mode)
     except FileNotFoundError:
@@ -119,7 +127,7 @@ def _mode(target: Path) -> int:
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """Seen from one that is made: the umask can only be read by changing it, for all threads."""
+    """Return the permissions of a new file in `folder`, by creating one: reading the umask would change it briefly."""
     probe = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         probe.touch()
@@ -129,18 +137,18 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _set_mode(file: Path, mode: int) -> None:
-    """Only where it is another: some file systems have no permissions to change."""
+    """Set the permissions of `file`, unless they are `mode` already: some file systems do not support chmod."""
     if stat.S_IMODE(file.stat().st_mode) != mode:
         file.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 text to `path`, whole or not at all; errors are those of `replacing`."""
+    """Write `text` to `path` as UTF-8, atomically. Raises InputError like `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON at `path`, whole or not at all."""
+    """Write `value` to `path` as indented JSON, atomically. Raises InputError like `replacing`."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)

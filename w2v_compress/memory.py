@@ -1,4 +1,4 @@
-"""The memory of this process. Needs no torch."""
+"""Peak memory of this process. Does not import torch."""
 
 import sys
 from pathlib import Path
@@ -9,15 +9,15 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held so far."""
+    """Return the peak resident memory of this process so far, in bytes."""
     try:
         return 1024 * int(STATUS.read_text(encoding="ascii").partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):
-        pass  # not Linux, where the last figure below counts what the process held that started this one
-    held = psutil.Process().memory_info()
-    if hasattr(held, "peak_wset"):  # Windows
-        return held.peak_wset
-    import resource  # which Windows does not have
+        pass  # not Linux, where `ru_maxrss` below would include the memory of the parent process before exec
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset
+    import resource  # not available on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kilobytes elsewhere

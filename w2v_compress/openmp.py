@@ -1,32 +1,34 @@
-"""How long threads of OpenMP spin before they sleep while they wait for one another. Needs no torch.
+"""How long OpenMP threads spin before they sleep while they wait for each other. Does not import torch.
 
-torch on Linux computes with libgomp, whose threads spin for about 3 ms. Where other programs are busy on the same
-cores, they spin for a thread that waits for the core they spin on, and a network of hundreds of small parallel regions
-becomes several times slower. benchmarks/busy.py measured what a shorter spin costs and saves (docs/runtime.md).
+On Linux, torch uses libgomp, whose threads spin for about 3 ms by default. When other programs are busy on the same
+cores, a spinning thread occupies the core that the thread it waits for needs, and a network with hundreds of small
+parallel regions becomes several times slower. benchmarks/busy.py measures the effect of a shorter spin
+(docs/runtime.md).
 """
 
 import os
 import sys
 
 SPIN_COUNT = "10000"
-"""Short enough for busy machines, and long enough for threads not to fall asleep between two operations."""
+"""About 0.1 ms: short enough for busy machines, long enough that threads do not sleep between two operations."""
 LIBGOMP_SPIN_COUNT = "300000"
-"""libgomp's own, where no environment variable says otherwise."""
+"""libgomp's default when no environment variable sets it."""
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads in this process spin for a tenth of a millisecond, unless the user has chosen otherwise.
+    """Limit the spinning of OpenMP threads in this process to 0.1 ms, unless the user has set a wait policy.
 
-    libgomp reads this once, when torch loads it: after torch has been imported, nothing is changed any more.
+    libgomp reads the setting once, when torch loads it, so the function does nothing after torch has been imported.
     """
-    chosen = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
-    if not chosen and "torch" not in sys.modules:
+    set_by_user = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
+    if not set_by_user and "torch" not in sys.modules:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def environment_of_peers() -> dict[str, str]:
-    """The environment without what `limit_spinning` did to it: that of a user who runs another library."""
+    """Return the environment for running another library: as the user set it, without `limit_spinning`."""
     environment = dict(os.environ)
     if environment.get("GOMP_SPINCOUNT") == SPIN_COUNT:
-        environment["GOMP_SPINCOUNT"] = LIBGOMP_SPIN_COUNT  # importing this package must not choose it again
+        # Set rather than removed: a child process that imports this package would limit it again.
+        environment["GOMP_SPINCOUNT"] = LIBGOMP_SPIN_COUNT
     return environment

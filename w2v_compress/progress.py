@@ -1,9 +1,9 @@
-"""How long-running functions report their progress; only the command line draws it."""
+"""Progress callbacks of long-running functions; only the command line draws them."""
 
 from collections.abc import Callable
 
 Progress = Callable[[float, float], object]
-"""progress(done, total): called whenever another step is done."""
+"""A callback `progress(done, total)`, called after each step."""
 
 
 def no_progress(done: float, total: float) -> None:
@@ -11,7 +11,7 @@ def no_progress(done: float, total: float) -> None:
 
 
 class Steps:
-    """Counts the steps of work that has several stages, and reports each one."""
+    """Counts the steps of a task that has several stages, and reports each step."""
 
     def __init__(self, progress: Progress, total: float) -> None:
         self.progress, self.total, self.done = progress, total, 0.0

@@ -1,4 +1,4 @@
-"""Decoders, word times and CTM as a user of transcribe and evaluate meets them."""
+"""Decoders, word times and CTM in `transcribe` and `evaluate`."""
 
 import json
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_timestamps_ctm_and_json(run: Run, tiny_path: Path, wav: Callable[..., P
     ]
 
 
-def test_files_that_ctm_cannot_tell_apart_or_name(
+def test_recordings_without_distinct_ctm_names_are_rejected(
     run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -74,10 +74,10 @@ def test_files_that_ctm_cannot_tell_apart_or_name(
     ctm = tmp_path / "out.ctm"
     status, out, err = run("transcribe", tiny_path, first, second, "--ctm", ctm)
     assert (status, out) == (1, "")
-    assert err == f"w2v-compress: --ctm: {first} and {second} would both be called a\n"
+    assert err == f"w2v-compress: --ctm: {first} and {second} would have the same name a\n"
     status, out, err = run("transcribe", tiny_path, spaced, "--ctm", ctm)
     assert (status, out) == (1, "")
-    assert "has no spaces" in err
+    assert "must not contain spaces" in err
     assert not ctm.exists()
 
 
@@ -90,7 +90,7 @@ def test_beam_search_with_a_language_model(
     status, out, err = run("transcribe", tiny_path, audio, *options)
     assert status == 0
     assert set(out.split()) <= {"A", "BE"}
-    left_out = f"w2v-compress: {arpa}: 1 words are left out, which the model has no units for: NAÏVE"
+    left_out = f"w2v-compress: {arpa}: 1 words are left out, for which the model has no units: NAÏVE"
     assert err.splitlines().count(left_out) == 1
     decoder = {"search": "beam", "lm": str(arpa), "lexicon": None, "beam": 20}
     decoder |= {"beam_threshold": 25.0, "lm_weight": 0.5, "word_score": 1.0}
@@ -118,13 +118,13 @@ def test_a_lexicon_alone_and_a_beam_alone(run: Run, tiny_path: Path, wav: Callab
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--lm-weight", "1"), "needs --lm"),
-        (("--word-score", "1", "--beam", "5"), "needs --lm or --lexicon"),
-        (("--beam-threshold", "1"), "needs --lm, --lexicon or --beam"),
+        (("--lm-weight", "1"), "requires --lm"),
+        (("--word-score", "1", "--beam", "5"), "requires --lm or --lexicon"),
+        (("--beam-threshold", "1"), "requires --lm, --lexicon or --beam"),
         (("--beam", "0"), "--beam"),
     ],
 )
-def test_options_without_what_they_need_are_wrong_usage(
+def test_options_without_the_option_they_require_are_wrong_usage(
     run: Run, tiny_path: Path, wav: Callable[..., Path], options: tuple[str, ...], message: str
 ) -> None:
     status, out, err = run("transcribe", tiny_path, wav("a.wav", 0.5), *options)
@@ -132,12 +132,14 @@ def test_options_without_what_they_need_are_wrong_usage(
     assert message in " ".join(err.replace("│", " ").split())
 
 
-def test_wrong_files_are_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], arpa: Path, data: Path) -> None:
+def test_invalid_language_models_print_one_line(
+    run: Run, tiny_path: Path, wav: Callable[..., Path], arpa: Path, data: Path
+) -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
     audio = wav("a.wav", 0.5)
     for content, message in (
         (b"", "the file is empty"),
-        (b"mmap lm http://kheafield.com/code format version 5\n\0", "name them with --lexicon"),
+        (b"mmap lm http://kheafield.com/code format version 5\n\0", "give a list with --lexicon"),
         (ARPA.replace("Ï", "I").encode()[:-8], "KenLM cannot read it"),
         (audio.read_bytes(), "not"),
     ):

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, exit status, and one line for everything that is wrong."""
+"""The command line as users see it: output, exit status, and one-line errors."""
 
 import json
 import os
@@ -16,24 +16,26 @@ from w2v_compress.model_file.storage import ModelFile, read_header, write_model
 from w2v_compress.nn import architecture
 
 Run = Callable[..., tuple[int, str, str]]
+VERBS = (
+    *("user-dir", "config-dir", "prepare", "train", "export", "import", "info", "quantize", "transcribe", "evaluate"),
+    *("sweep", "benchmark", "tables"),
+)
+
+
+def test_help_shows_defaults_in_brackets_and_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run("transcribe", "--help")
+    assert status == 0
+    words = " ".join(out.replace("│", " ").split())
+    for default in ("(default: 25)", "(default: 2)", "(default: 0)", "[default: 8]"):
+        assert default in words
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_help_version_and_user_dir(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
-    for command in (
-        "user-dir",
-        "prepare",
-        "train",
-        "export",
-        "import",
-        "info",
-        "quantize",
-        "transcribe",
-        "evaluate",
-        "sweep",
-        "tables",
-    ):
+    for command in VERBS:
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version") == (0, f"{w2v_compress.__version__}\n", "")
@@ -64,14 +66,16 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
     assert "Usage" in err
 
 
-def test_it_is_a_module_too() -> None:
+def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "w2v_compress", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{w2v_compress.__version__}\n"
 
 
-def test_what_is_no_model_file_but_can_become_one(run: Run, tmp_path: Path, wav: Callable[..., Path]) -> None:
+def test_checkpoints_and_folders_are_rejected_with_the_command_that_converts_them(
+    run: Run, tmp_path: Path, wav: Callable[..., Path]
+) -> None:
     for zipped in (True, False):
         torch.save({"model": {}}, tmp_path / "teacher.pt", _use_new_zipfile_serialization=zipped)
         status, _, err = run("transcribe", tmp_path / "teacher.pt", wav("a.wav", 1.0))
@@ -85,22 +89,22 @@ def test_what_is_no_model_file_but_can_become_one(run: Run, tmp_path: Path, wav:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["model=student_ctc"], "train: no task is chosen, and model.normalize is taken from task.normalize: give one"),
+        (["model=student_ctc"], "train: no task is chosen, but model.normalize is read from task.normalize: give one"),
         (["task=compressed_finetuning", "criterion=ctc", "model=compressed_ctc"], "train: task.data is missing: give"),
-        ([], "train: the size of a batch is missing: give dataset.max_tokens="),
+        ([], "train: the batch size is missing: give dataset.max_tokens="),
     ],
 )
-def test_training_says_what_is_missing(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_training_names_missing_settings(arguments: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "w2v_compress", "train", *arguments, f"hydra.run.dir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"w2v-compress: {said}")
+    assert done.stderr.splitlines()[-1].startswith(f"w2v-compress: {message}")
     assert "Traceback" not in done.stderr
 
 
-def test_wrong_models_are_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
+def test_invalid_models_print_one_line(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
     audio = wav("a.wav", 1.0)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(tiny_path.read_bytes()[:-7])
@@ -114,7 +118,7 @@ def test_wrong_models_are_one_line(run: Run, tiny_path: Path, wav: Callable[...,
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unforeseen_system_error_is_one_line_too(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_system_errors_print_one_line(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -132,7 +136,7 @@ def test_info(run: Run, tiny_path: Path, tmp_path: Path) -> None:
     assert values["architecture"]["encoder_layers"] == 2
 
 
-def test_quantize_shows_size_and_error_rate(
+def test_quantize_prints_size_and_error_rate(
     run: Run, tiny_model: Callable[..., ModelFile], data: Path, tmp_path: Path
 ) -> None:
     model, out_path, report = tmp_path / "fp32.safetensors", tmp_path / "int8.safetensors", tmp_path / "report.json"
@@ -149,7 +153,7 @@ def test_quantize_shows_size_and_error_rate(
     assert "already quantized" in err
 
 
-def test_quantize_shows_what_each_part_costs_and_keeps_parts(
+def test_quantize_prints_the_cost_of_each_part_and_keeps_parts(
     run: Run, tiny_path: Path, data: Path, tmp_path: Path
 ) -> None:
     out_path, report = tmp_path / "int8.safetensors", tmp_path / "report.json"
@@ -173,7 +177,7 @@ def test_quantize_shows_what_each_part_costs_and_keeps_parts(
     limit = ("--max-wer-increase", "100", "--data", data, "--subset", "dev")
     status, out, err = run("quantize", tiny_path, out_path, *limit, "--json", report)
     assert (status, err) == (0, "")
-    assert "kept from int8, to hold the WER within 100 points: nothing" in out
+    assert "left in floating point to limit the WER increase to 100 points: none" in out
     values = json.loads(report.read_text())
     assert values["keep"] == read_header(out_path).quantization["keep"] == []
     assert all(row["wer_increase"] is not None for row in values["sensitivity"])
@@ -185,13 +189,13 @@ def test_quantize_shows_what_each_part_costs_and_keeps_parts(
     assert run("quantize", tiny_path, out_path, "--max-wer-increase", "-1", "--data", data)[0] == 2
 
 
-def test_export_random_and_hostile(run: Run, tmp_path: Path) -> None:
-    class Hostile:
+def test_export_random_weights_and_a_malicious_checkpoint(run: Run, tmp_path: Path) -> None:
+    class Malicious:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "trace"),)
 
-    checkpoint, out_path = tmp_path / "hostile.pt", tmp_path / "out.safetensors"
-    torch.save({"model": {}, "args": Hostile()}, checkpoint)
+    checkpoint, out_path = tmp_path / "malicious.pt", tmp_path / "out.safetensors"
+    torch.save({"model": {}, "args": Malicious()}, checkpoint)
     status, out, err = run("export", checkpoint, out_path)
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 1
@@ -230,8 +234,8 @@ def test_prepare(run: Run, wav: Callable[..., Path], tmp_path: Path) -> None:
     assert (status, err.count("\n")) == (1, 1)
 
 
-def test_train_hands_its_arguments_to_fairseq_with_the_plugin_registered(tmp_path: Path) -> None:
-    """Hydra prints the configuration that it composed: `model=student_ctc` is ours, and no yaml names it."""
+def test_train_passes_its_arguments_to_fairseq_with_the_plugin_registered(tmp_path: Path) -> None:
+    """Hydra prints the composed configuration; `model=student_ctc` comes from the plugin and is in no yaml file."""
     program = "import sys; from w2v_compress.cli import main; main()"
     arguments = ["train", "model=student_ctc", "model.encoder_layers=3", "--cfg", "job", "--package", "model"]
     command = [sys.executable, "-c", program, *arguments]

@@ -1,4 +1,4 @@
-"""transcribe, evaluate and sweep as a user meets them, at every point of compression."""
+"""`transcribe`, `evaluate` and `sweep` as users see them, at each compression point."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SPACE = CompressionSpace(squeeze=(1, 2), query_pool=(1,), key_value_pool=(1, 2))
 
 @pytest.fixture
 def elastic_path(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> Path:
-    """The tiny model, as if trained for the points of `SPACE`."""
+    """The tiny model, marked as trained for the points of `SPACE`."""
     model, path = tiny_model(), tmp_path / "elastic.safetensors"
     write_model(path, ModelFile(dataclasses.replace(model.header, space=SPACE), model.state))
     return path
@@ -31,7 +31,7 @@ def elastic_path(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def swept_path(elastic_path: Path) -> Path:
-    """The elastic model with a sweep stored, in which each point has its use."""
+    """The elastic model with a stored sweep in which each point is Pareto-optimal."""
     figures = {"1,1,1": (0.10, 0.4), "1,1,2": (0.11, 0.3), "2,1,1": (0.12, 0.2), "2,1,2": (0.30, 0.1)}
     points = tuple(
         SweptPoint(point=CompressionPoint.parse(point), wer=wer, real_time_factor=time, macs_per_second=1e9)
@@ -43,7 +43,7 @@ def swept_path(elastic_path: Path) -> Path:
 
 
 def before_the_peak(err: str) -> str:
-    """What `transcribe` writes to standard error before its last line."""
+    """Return what `transcribe` wrote to standard error before its last line, the peak memory."""
     before, _, last = err.removesuffix("\n").rpartition("\n")
     assert re.fullmatch(r"w2v-compress: peak memory \d+\.\d\d MB", last)
     return before
@@ -71,7 +71,7 @@ def test_transcribe_prints_the_text_one_line_a_file(
         np.testing.assert_allclose(np.load(folder / f"{path.stem}.npy"), expected, rtol=0, atol=1e-4)
 
 
-def test_standard_input_is_audio_too(tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
+def test_standard_input_is_transcribed(tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:
     first, second = wav("first.wav", 1.0), wav("second.wav", 2.0, seed=1)
     command = [
         sys.executable,
@@ -93,13 +93,13 @@ def test_standard_input_is_audio_too(tiny_path: Path, wav: Callable[..., Path], 
     assert (tmp_path / "out" / "stdin.npy").is_file()
     assert "\nstdin 1 " in (tmp_path / "out.ctm").read_text()
     done = subprocess.run([*command, "-"], capture_output=True, text=True, check=False)
-    assert (done.returncode, "standard input can be read once" in done.stderr) == (2, True)
+    assert (done.returncode, "standard input can only be read once" in done.stderr) == (2, True)
     done = subprocess.run(command, input="no audio", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "w2v-compress: <stdin>: is damaged, cut short, or not audio" in done.stderr
 
 
-def test_bad_audio_costs_one_line_each_and_status_1(
+def test_invalid_audio_prints_one_line_per_file_and_exits_with_status_1(
     run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
 ) -> None:
     good, truncated = wav("good.wav", 1.0), wav("truncated.wav", 1.0)
@@ -118,18 +118,18 @@ def test_bad_audio_costs_one_line_each_and_status_1(
     assert ["error" in entry for entry in json.loads(report.read_text())["transcripts"]] == [True, False, *[True] * 3]
 
 
-def test_resampling_is_said_once_in_one_line(run: Run, tiny_path: Path, tmp_path: Path) -> None:
+def test_resampling_is_reported_once_in_one_line(run: Run, tiny_path: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.wav" for index in range(3)]
     for path in paths:
         soundfile.write(path, 0.1 * np.random.default_rng(0).normal(size=8_000), 8_000)
     for _ in range(2):  # once a run, not once a process
         status, out, err = run("transcribe", tiny_path, *paths, "--batch-size", 1)
         assert (status, out.count("\n")) == (0, 3)
-        said = f"w2v-compress: {paths[0]}: is at 8000 Hz; what is not at 16000 Hz is resampled"
+        said = f"w2v-compress: {paths[0]}: is at 8000 Hz; audio that is not at 16000 Hz is resampled"
         assert before_the_peak(err) == said
 
 
-def test_two_files_of_one_name_do_not_overwrite_each_others_emissions(
+def test_emissions_of_files_with_the_same_name_are_rejected(
     run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -158,7 +158,7 @@ def test_evaluate(run: Run, tiny_path: Path, data: Path, tmp_path: Path) -> None
     assert len(err.splitlines()) == 1
 
 
-def test_a_point_is_what_is_run(run: Run, elastic_path: Path, data: Path, wav: Callable[..., Path]) -> None:
+def test_the_chosen_point_is_run(run: Run, elastic_path: Path, data: Path, wav: Callable[..., Path]) -> None:
     audio, report = wav("a.wav", 2.0), data / "report.json"
     recognizer = Recognizer.load(elastic_path)
     texts = {point: recognizer.transcribe(audio, point=point) for point in ("1,1,1", "2,1,2")}
@@ -174,7 +174,7 @@ def test_a_point_is_what_is_run(run: Run, elastic_path: Path, data: Path, wav: C
     assert (values["point"], values["wer"]["value"] > 1 / values["words"]) == ("2,1,2", True)
 
 
-def test_points_that_are_not_trained_for_are_one_line(run: Run, elastic_path: Path, wav: Callable[..., Path]) -> None:
+def test_untrained_points_print_one_line(run: Run, elastic_path: Path, wav: Callable[..., Path]) -> None:
     audio = wav("a.wav", 1.0)
     line = (
         "w2v-compress: the model was not trained for the compression point 3,1,1; "
@@ -183,7 +183,7 @@ def test_points_that_are_not_trained_for_are_one_line(run: Run, elastic_path: Pa
     status, out, err = run("transcribe", elastic_path, audio, "--point", "3,1,1")
     assert (status, out.count("\n"), before_the_peak(err)) == (0, 1, line.removesuffix("\n"))
     assert run("transcribe", elastic_path, audio, "--point", "3,1,1", "--strict") == (1, "", line)
-    for point, message in (("2,1", "must be S,Q,K"), ("1,1:2:1,1", "has 3 factors, and the network 2 layers")):
+    for point, message in (("2,1", "must be S,Q,K"), ("1,1:2:1,1", "has 3 factors, but the network has 2 layers")):
         status, out, err = run("transcribe", elastic_path, audio, "--point", point)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert message in err
@@ -207,7 +207,9 @@ def test_a_budget_chooses_the_point(
     status, _, err = run("transcribe", swept_path, wav("a.wav", 1.0), option, value, "--json", report)
     assert status == 0
     assert f"w2v-compress: point {point}: WER " in err
-    assert ("the sweep was measured on abacus, 4 threads, torch 2.0; here times differ" in err) == ("rtf" in option)
+    assert ("the stored sweep was measured on abacus, 4 threads, torch 2.0; times differ on" in err) == (
+        "rtf" in option
+    )
     assert json.loads(report.read_text())["point"] == point
 
 
@@ -216,7 +218,7 @@ def test_budgets_that_cannot_be_met(run: Run, swept_path: Path, tiny_path: Path,
     for arguments, message in (
         ((swept_path, audio, "--budget-rtf", "0.05"), "the fastest is 2,1,2 with 0.1"),
         ((swept_path, audio, "--max-wer-increase", "-1"), "the most accurate is 1,1,1 with 10.00%"),
-        ((swept_path, audio, "--budget-rtf", "1", "--precision", "bf16"), "its sweep is of fp32"),
+        ((swept_path, audio, "--budget-rtf", "1", "--precision", "bf16"), "the stored sweep was measured in fp32"),
         ((tiny_path, audio, "--budget-rtf", "1"), "no sweep is stored"),
     ):
         status, out, err = run("transcribe", *arguments)
@@ -263,10 +265,11 @@ def test_sweep(run: Run, elastic_path: Path, data: Path, tmp_path: Path) -> None
     assert json.loads(report.read_text())["reference"] == "2,1,1"
 
 
-def test_sweep_says_what_is_wrong_before_it_measures(
+def test_sweep_checks_its_arguments_before_it_measures(
     run: Run, elastic_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("w2v_compress.evaluation.sweep.evaluate", None)
+    for audio in tmp_path.glob("*.wav"):
+        audio.write_bytes(b"")  # measuring would fail with an error about the audio
     arguments = ("sweep", elastic_path, data, "--subset", "dev")
     for more, message in (
         (("--points", "2,1"), "must be S,Q,K"),

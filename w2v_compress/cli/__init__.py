@@ -1,4 +1,4 @@
-"""The command line `w2v-compress`: one module a verb, which imports what it needs when it runs, so --help is fast."""
+"""The command line `w2v-compress`. One module per verb, which imports what it needs when it runs: --help is fast."""
 
 from .app import main
 

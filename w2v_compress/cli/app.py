@@ -1,4 +1,4 @@
-"""The command line `w2v-compress`: one function a command, which imports what it needs, so that --help is quick."""
+"""The Typer application of `w2v-compress` and its entry point."""
 
 import sys
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from ..errors import InputError
 from .benchmark import benchmark
+from .console import print_message
 from .evaluate import evaluate
 from .export import export, import_folder
 from .info import info
@@ -20,7 +21,6 @@ from .transcribe import transcribe
 
 app = typer.Typer(
     name="w2v-compress",
-    help="Compress wav2vec 2.0 speech recognizers, and run them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,20 +29,23 @@ app.add_typer(tables, name="tables")
 
 
 def main() -> None:
-    """The console script. Wrong input is one line on standard error and exit status 1; wrong usage is status 2."""
+    """Run the command line.
+
+    Invalid input prints a one-line error and exits with status 1; wrong usage exits with status 2.
+    """
     try:
         app()
     except InputError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    print(f"w2v-compress: {' '.join(message.split())}", file=sys.stderr)
+    print_message(message)
     sys.exit(1)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from .. import __version__
+def _print_version(requested: bool) -> None:
+    if requested:
+        from ..version import __version__
 
         print(__version__)
         raise typer.Exit
@@ -51,7 +54,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Compress wav2vec 2.0 speech recognizers, and run them."""

@@ -1,57 +1,65 @@
-"""The command `benchmark`: our runtime against others."""
+"""The verb `benchmark`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .console import print_table, progress_bar, say
-from .options import JsonOption, ThreadsOption
+from .console import print_message, print_table, progress_bar
+from .options import JsonOption, ThreadsOption, plot_option, points_option, repeats_option, seed_option
 
 
 def benchmark(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A floating-point .safetensors file written by `export`.")
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Model file (.safetensors), not int8, written by `w2v-compress export`."
+        ),
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Random weights of this architecture, in place of MODEL.")
+        str | None, typer.Option(metavar="NAME", help="Measure random weights of this architecture instead of MODEL.")
     ] = None,
     peers: Annotated[
-        str, typer.Option(metavar="all|none|NAME,...", help="The runtimes to compare with; a wrong name lists them.")
+        str,
+        typer.Option(metavar="all|none|NAME,...", help="Other runtimes to compare with; an unknown name lists them."),
     ] = "all",
-    points: Annotated[
-        str | None, typer.Option(metavar="'S,Q,K ...'", help="Compression points; by default the model's own.")
-    ] = None,
-    seconds: Annotated[str, typer.Option(metavar="X,...", help="Lengths of audio to run alone; may be empty.")] = (
-        "2,10,30"
-    ),
-    batch: Annotated[str, typer.Option(metavar="X,...", help="Lengths of the audio of one batch; may be empty.")] = (
-        "1,2,3,4,5,6,8,10"
-    ),
+    points: Annotated[str | None, points_option("the model's own point")] = None,
+    seconds: Annotated[
+        str, typer.Option(metavar="X,...", help="Seconds of each recording to run on its own; empty for none.")
+    ] = "2,10,30",
+    batch: Annotated[
+        str, typer.Option(metavar="X,...", help="Seconds of each recording of one batch; empty for no batch.")
+    ] = "1,2,3,4,5,6,8,10",
     audio: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Run this recording, repeated as often as it takes, not noise.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Recording to run, repeated to reach each length (default: noise)."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Compare times with transformers fp32 of this architecture, random weights."),
+        typer.Option(
+            metavar="NAME", help="Compare times with transformers in fp32 with random weights of this architecture."
+        ),
     ] = None,
     threads: ThreadsOption = None,
-    repeats: Annotated[int, typer.Option(min=9, help="Timed runs of each, in turns; the median counts.")] = 9,
-    seed: Annotated[int, typer.Option(help="Of random weights and noise.")] = 0,
+    repeats: Annotated[int, repeats_option("runtime", at_least=9)] = 9,
+    seed: Annotated[int, seed_option("weights and noise")] = 0,
     json_file: JsonOption = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the times as PNG.")] = None,
+    plot_file: Annotated[Path | None, plot_option("the times")] = None,
 ) -> None:
-    """Time, memory, start-up and output error of our runtime against others, each in a process of its own, in turns."""
+    """Compare this runtime with others: time, memory, start-up time and output error.
+
+    Each runtime runs in its own process; the runs are interleaved.
+    """
     from ..benchmark import report as benchmark_tables
-    from ..benchmark.run import Plan
+    from ..benchmark.plan import Plan
     from ..benchmark.run import benchmark as measure
     from ..cores import available_cores
-    from ..evaluation.sweep import require_matplotlib
+    from ..evaluation.plots import require_matplotlib
     from ..files import write_json
     from ..nn.compression import parse_points
 
     if (model is None) == (architecture is None):
-        raise typer.BadParameter("give MODEL or --architecture, and not both", param_hint="MODEL")
+        raise typer.BadParameter("give either MODEL or --architecture", param_hint="MODEL")
     if plot_file:
         require_matplotlib()
     plan = Plan(
@@ -71,7 +79,7 @@ def benchmark(
             peers=[name.strip() for name in peers.split(",") if name.strip() not in ("", "none")],
             recording=audio,
             progress=progress,
-            say=say,
+            warn=print_message,
         )
     for table in benchmark_tables.tables(report):
         print_table(*table)
@@ -85,7 +93,8 @@ def benchmark(
 
 
 def _lengths(text: str, option: str) -> tuple[float, ...]:
+    """Parse seconds that are separated by commas."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise typer.BadParameter(f"{text!r} must be seconds, joined by commas", param_hint=option) from None
+        raise typer.BadParameter(f"{text!r} must be seconds, separated by commas", param_hint=option) from None

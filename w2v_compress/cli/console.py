@@ -1,4 +1,4 @@
-"""What commands show on a terminal: progress, tables, sizes. rich is imported when there is something to show."""
+"""Terminal output of the verbs: messages, warnings, progress bars and tables. Imports rich on demand."""
 
 import sys
 import warnings
@@ -8,23 +8,23 @@ from contextlib import contextmanager
 from ..progress import Progress
 
 
-def say(message: str) -> None:
-    """A line on standard error, under the name of the program."""
+def print_message(message: str) -> None:
+    """Print `message` as one line on standard error, after the name of the program."""
     print(f"w2v-compress: {' '.join(message.split())}", file=sys.stderr)
 
 
 @contextmanager
-def warnings_said() -> Iterator[None]:
-    """What is warned of, as a line on standard error each."""
+def printing_warnings() -> Iterator[None]:
+    """Print each UserWarning raised inside the context as one line on standard error."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: say(str(message))
+        warnings.showwarning = lambda message, *_, **__: print_message(str(message))
         yield
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """Draw a progress bar on standard error if that is a terminal; yields the function that updates it."""
+    """Draw a progress bar on standard error if it is a terminal; yield the callback that updates it."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
@@ -34,7 +34,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output; without any column name it has no head."""
+    """Print a table on standard output; the header is omitted if all column names are empty."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""How the commands choose a decoder, and how they show words with their times."""
+"""Helpers of `transcribe` and `evaluate`: choose a decoder, and print or write words with their times."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from ..errors import InputError
-from .console import warnings_said
+from .console import printing_warnings
 
 STANDARD_INPUT = Path("-")
 
@@ -22,15 +22,19 @@ def set_decoder(
     lm_weight: float | None,
     word_score: float | None,
 ) -> dict[str, Any]:
-    """Give the recognizer the decoder that the options ask for; returns what a report says of it."""
-    needs = (
+    """Set the decoder of `recognizer` from the command-line options, and return its settings for the report.
+
+    Raises:
+        typer.BadParameter: An option was given without the option that it requires.
+    """
+    requirements = (
         ("--lm-weight", lm_weight, "--lm", lm),
         ("--word-score", word_score, "--lm or --lexicon", lm or lexicon),
         ("--beam-threshold", beam_threshold, "--lm, --lexicon or --beam", lm or lexicon or beam),
     )
-    for option, value, needed, given in needs:
+    for option, value, required, given in requirements:
         if value is not None and given is None:
-            raise typer.BadParameter(f"needs {needed}", param_hint=option)
+            raise typer.BadParameter(f"requires {required}", param_hint=option)
     if lm is None and lexicon is None and beam is None:
         return {"search": "greedy"}
     from ..runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
@@ -38,14 +42,14 @@ def set_decoder(
     settings = {"beam": beam, "beam_threshold": beam_threshold, "lm_weight": lm_weight, "word_score": word_score}
     options = BeamOptions(**{name: value for name, value in settings.items() if value is not None})  # type: ignore[arg-type]
     header = recognizer.header
-    with warnings_said():
+    with printing_warnings():
         decoder = BeamSearchDecoder(header.units, header.seconds_per_frame, lm=lm, lexicon=lexicon, options=options)
     recognizer.decoder = decoder
     return decoder.settings()
 
 
 def decoder_name(settings: dict[str, Any]) -> str:
-    """What `set_decoder` returned, in a few words."""
+    """Describe the settings that `set_decoder` returned in a few words."""
     if settings["search"] == "greedy":
         return "greedy"
     files = [Path(settings[name]).name for name in ("lm", "lexicon") if settings[name]]
@@ -53,37 +57,41 @@ def decoder_name(settings: dict[str, Any]) -> str:
 
 
 def print_words(path: Path, words: Iterable[Any]) -> None:
-    """The file, and under it each word on a line: start and end in seconds, word."""
+    """Print the path, then one line per word: start and end in seconds, and the word; then an empty line."""
     print(path)
     for word in words:
         print(f"{word.start:.2f} {word.end:.2f} {word.text}")
     print(flush=True)
 
 
-def name_of(path: Path) -> str:
-    """What the audio is called in files that are written: the file's name without its suffix, or `stdin`."""
+def recording_name(path: Path) -> str:
+    """Return the name of a recording in output files: the file name without its suffix, or `stdin`."""
     return "stdin" if path == STANDARD_INPUT else path.stem
 
 
 def check_ctm_names(audio: Iterable[Path]) -> None:
-    """`InputError` when two files would be one in CTM, or a name is none there; done before the work."""
+    """Check that every recording has a distinct name that CTM allows.
+
+    Raises:
+        InputError: Two recordings have the same name, or a name contains spaces or starts with `;;`.
+    """
     files: dict[str, Path] = {}
     for path in audio:
-        name = name_of(path)
+        name = recording_name(path)
         other = files.setdefault(name, path)
         if other != path:
-            raise InputError(f"--ctm: {other} and {path} would both be called {name}")
+            raise InputError(f"--ctm: {other} and {path} would have the same name {name}")
         if name.split() != [name] or name.startswith(";;"):
-            raise InputError(f"--ctm: {path}: a name in CTM has no spaces and does not begin with ;;")
+            raise InputError(f"--ctm: {path}: the name must not contain spaces or start with ;;")
 
 
 def write_ctm(path: Path, words: Mapping[Path, Iterable[Any]]) -> None:
-    """Lines of `FILE CHANNEL START DURATION WORD`, as sclite of NIST's SCTK reads them; the channel is always 1."""
+    """Write the words as CTM, the format of NIST's SCTK: lines of `FILE CHANNEL START DURATION WORD`, channel 1."""
     from ..files import write_text
 
     lines = [
-        f"{name_of(file)} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n"
-        for file, said in words.items()
-        for word in said
+        f"{recording_name(file)} 1 {word.start:.2f} {word.end - word.start:.2f} {word.text}\n"
+        for file, spoken in words.items()
+        for word in spoken
     ]
     write_text(path, "".join(lines))

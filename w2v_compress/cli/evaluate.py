@@ -13,6 +13,7 @@ from .options import (
     BeamOption,
     BeamThresholdOption,
     BudgetOption,
+    DataArgument,
     DeviceOption,
     IncreaseOption,
     JsonOption,
@@ -26,13 +27,14 @@ from .options import (
     SubsetOption,
     ThreadsOption,
     WordScoreOption,
+    seed_option,
 )
 from .points import chosen_point, swept_precision
 
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
+    data: DataArgument,
     subset: SubsetOption = "test",
     lm: LmOption = None,
     lexicon: LexiconOption = None,
@@ -48,14 +50,14 @@ def evaluate(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 8,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, seed_option("the bootstrap")] = 0,
     alignment_file: Annotated[
         Path | None,
-        typer.Option("--alignment", metavar="FILE", help="Write each utterance's text under what it should be."),
+        typer.Option("--alignment", metavar="FILE", help="Write reference and hypothesis of each utterance, aligned."),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure WER and CER with bootstrap 95% intervals, real-time factor and peak memory."""
+    """Measure WER and CER with 95% bootstrap intervals, the real-time factor and peak memory."""
     from ..data.manifest import read_manifest
     from ..evaluation.evaluate import alignment_text
     from ..evaluation.evaluate import evaluate as measure

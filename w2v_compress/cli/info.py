@@ -7,7 +7,7 @@ from .sweep import print_stored_sweep
 
 
 def info(model: ModelArgument, json_file: JsonOption = None) -> None:
-    """Show what is in a model file."""
+    """Show the size, units, architecture and stored sweep of a model file."""
     from ..files import write_json
     from ..model_file.storage import describe_model, read_header
 
@@ -20,7 +20,7 @@ def info(model: ModelArgument, json_file: JsonOption = None) -> None:
         "units": f"{len(description['units']['symbols'])}, {description['units']['kind']}",
         "normalize": description["normalize"],
         "sample rate": f"{description['sample_rate']} Hz",
-        "trained for": header.trained_points,
+        "trained for": header.describe_space(),
         "runs at": str(header.point),
     }
     print_table(str(model), ["", ""], [[name, str(value)] for name, value in (rows | architecture).items()])

@@ -7,32 +7,45 @@ from typing import Annotated, Literal
 import typer
 
 from .console import progress_bar
-from .options import JsonOption
+from .options import JsonOption, seed_option
 
 
 def prepare(
-    corpus: Annotated[Literal["csv", "librispeech", "fsdd"], typer.Argument(help="The kind of corpus.")],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Its folder, or the CSV file (path, text, split).")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the manifests.")],
-    units: Annotated[
-        Literal["letter", "sentencepiece"], typer.Option(help="What the recognizer is to write.")
-    ] = "letter",
-    vocab_size: Annotated[int | None, typer.Option(min=1, help="Sentencepiece pieces to learn.")] = None,
+    corpus: Annotated[Literal["csv", "librispeech", "fsdd"], typer.Argument(help="Format of the corpus.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of the corpus, or a CSV file (path, text, split).")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the manifests to.")],
+    units: Annotated[Literal["letter", "sentencepiece"], typer.Option(help="Output units.")] = "letter",
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Number of sentencepiece units to learn.")] = None,
     dictionary: Annotated[
-        Path | None, typer.Option("--dict", metavar="FILE", help="Use the units of this dict.ltr.txt or dict.spm.txt.")
+        Path | None,
+        typer.Option("--dict", metavar="FILE", help="Take the units from this dict.ltr.txt or dict.spm.txt."),
     ] = None,
-    max_seconds: Annotated[float, typer.Option(help="Longer utterances are refused.")] = 40.0,
-    audio_format: Annotated[Literal["flac", "wav"], typer.Option(help="Of audio that has to be converted.")] = "flac",
+    max_seconds: Annotated[float, typer.Option(help="Reject utterances longer than this many seconds.")] = 40.0,
+    audio_format: Annotated[
+        Literal["flac", "wav"],
+        typer.Option(help="Format of converted audio. WAV and FLAC files at 16 kHz mono are used in place."),
+    ] = "flac",
     join: Annotated[
-        str | None, typer.Option(metavar="LOW:HIGH", help="fsdd: join so many recordings of a speaker, as 3:7.")
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="fsdd: join LOW to HIGH recordings of a speaker into one, e.g. 3:7."),
     ] = None,
-    join_count: Annotated[int | None, typer.Option(min=1, help="fsdd: how many strings to make.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the joining.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail if anything is refused.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a core of this process.")] = None,
+    join_count: Annotated[
+        int | None,
+        typer.Option(min=1, help="fsdd: number of joined recordings (default: uses each recording about once)."),
+    ] = None,
+    seed: Annotated[int, seed_option("joining recordings")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any utterance is rejected.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that convert audio (default: the available cores).")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Turn a corpus into fairseq manifests at 16 kHz; what is refused, and why, goes to rejected.tsv."""
+    """Convert a corpus to fairseq manifests of 16 kHz audio.
+
+    Rejected utterances are listed with the reason in OUT/rejected.tsv.
+    """
     from ..data.prepare import prepare as run
     from ..files import write_json
 
@@ -53,6 +66,6 @@ def prepare(
             workers=workers,
             progress=progress,
         )
-    print(report.closing_line())
+    print(report.summary())
     if json_file:
         write_json(json_file, dataclasses.asdict(report))

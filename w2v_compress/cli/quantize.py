@@ -8,47 +8,57 @@ import typer
 
 from ..evaluation.report import megabytes
 from .console import print_table, progress_bar
-from .options import BatchSizeOption, JsonOption, ModelArgument, SubsetOption
+from .options import BatchSizeOption, JsonOption, ModelArgument, SubsetOption, data_option
 
 
 def quantize(
     model: ModelArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The int8 model file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the int8 model file to write.")],
     scheme: Annotated[
-        Literal["full", "paper"], typer.Option(help="All matrix products; or the Linear layers only, as the paper has.")
+        Literal["full", "paper"],
+        typer.Option(help="full: quantize all matrix products. paper: linear layers only, as Peng et al. (2021)."),
     ] = "full",
     keep: Annotated[
-        str, typer.Option(metavar="PARTS", help="Not in int8: names as --sensitivity prints them, joined by commas.")
+        str,
+        typer.Option(
+            metavar="PARTS", help="Parts to leave in floating point: names printed by --sensitivity, comma-separated."
+        ),
     ] = "",
-    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Show what int8 costs in each part.")] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Measure and print the int8 cost of each part.")
+    ] = False,
     max_wer_increase: Annotated[
-        float | None, typer.Option(min=0, metavar="X", help="Keep the fewest parts that hold it to X points; on DATA.")
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="Leave the fewest parts in floating point for which WER on DATA rises by at most X percentage points.",
+        ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Manifest folder: also compare the WER before and after.")
-    ] = None,
+    data: Annotated[Path | None, data_option("compare WER before and after")] = None,
     subset: SubsetOption = "test",
     batch_size: BatchSizeOption = 8,
     json_file: JsonOption = None,
 ) -> None:
-    """Write the model in int8."""
+    """Quantize a model file to int8."""
     from ..data.manifest import read_manifest
-    from ..evaluation import sensitivity as report
+    from ..evaluation.sensitivity import EvaluationSet, quantize_within_limit
     from ..files import write_json
     from ..model_file.storage import quantize_file
 
     if max_wer_increase is not None and data is None:
-        raise typer.BadParameter("needs --data", param_hint="--max-wer-increase")
+        raise typer.BadParameter("requires --data", param_hint="--max-wer-increase")
     utterances = read_manifest(data, subset) if data else []
-    material = report.Material.of(utterances, batch_size) if utterances else report.Material.noise()
+    dataset = EvaluationSet.from_utterances(utterances, batch_size) if utterances else EvaluationSet.noise()
     kept = [part.strip() for part in keep.split(",") if part.strip()]
     result: dict[str, Any] = {"scheme": scheme}
-    costs = _part_costs(model, scheme, material) if sensitivity or max_wer_increase is not None else []
+    costs = _part_costs(model, scheme, dataset) if sensitivity or max_wer_increase is not None else []
     if max_wer_increase is None:
         quantize_file(model, out, scheme, kept)
     else:
-        kept = report.quantize_within(model, out, scheme, material, max_wer_increase / 100, costs, kept)
-        print(f"kept from int8, to hold the WER within {max_wer_increase:g} points: {', '.join(kept) or 'nothing'}")
+        kept = quantize_within_limit(model, out, scheme, dataset, max_wer_increase / 100, costs, kept)
+        parts = ", ".join(kept) or "none"
+        print(f"left in floating point to limit the WER increase to {max_wer_increase:g} points: {parts}")
     before, after = model.stat().st_size, out.stat().st_size
     result |= {"keep": kept, "bytes_before": before, "bytes_after": after, "ratio": before / after}
     if costs:
@@ -60,24 +70,24 @@ def quantize(
         write_json(json_file, result)
 
 
-def _part_costs(model: Path, scheme: str, material: Any) -> list[Any]:
-    """Measured and shown."""
+def _part_costs(model: Path, scheme: str, dataset: Any) -> list[Any]:
+    """Measure and print the int8 cost of each part."""
     from ..evaluation.sensitivity import measure_parts
 
     with progress_bar("Measuring parts") as progress:
-        costs = measure_parts(model, scheme, material, progress)
+        costs = measure_parts(model, scheme, dataset, progress)
     rows = [
         [cost.part, f"{cost.parameters:,}", f"{cost.logit_error:.4f}"]
         + ([] if cost.wer_increase is None else [f"{100 * cost.wer_increase:+.2f}"])
         for cost in costs
     ]
-    columns = ["part", "parameters", "logit error"] + ([] if material.texts is None else ["WER, points"])
+    columns = ["part", "parameters", "logit error"] + ([] if dataset.texts is None else ["WER, points"])
     print_table(f"int8 in one part only: {model}", columns, rows)
     return costs
 
 
 def _before_and_after(model: Path, out: Path, utterances: Any, batch_size: int) -> dict[str, Any]:
-    """The WER of both files and their difference, shown and as JSON."""
+    """Measure and print the WER of both files and its difference; return them as JSON values."""
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.wer import compare
     from ..runtime.recognizer import Recognizer

@@ -8,6 +8,7 @@ import typer
 from .console import print_table, progress_bar
 from .options import (
     BatchSizeOption,
+    DataArgument,
     DeviceOption,
     JsonOption,
     ModelArgument,
@@ -15,68 +16,72 @@ from .options import (
     StrictOption,
     SubsetOption,
     ThreadsOption,
+    plot_option,
+    points_option,
+    repeats_option,
+    seed_option,
 )
-from .points import checked_point, place
+from .points import checked_point, machine_name
 
 
 def sweep(
     model: ModelArgument,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Manifest folder written by `prepare`.")],
+    data: DataArgument,
     subset: SubsetOption = "test",
-    points: Annotated[
-        str | None, typer.Option(metavar="'S,Q,K ...'", help="These points; by default all that it was trained for.")
-    ] = None,
+    points: Annotated[str | None, points_option("all points that MODEL was trained for")] = None,
     strict: StrictOption = False,
-    repeats: Annotated[int, typer.Option(min=9, help="Timed runs of each point, in turns; the median counts.")] = 9,
-    timed_seconds: Annotated[float, typer.Option(min=0, help="Of the subset's audio, for the times.")] = 30.0,
+    repeats: Annotated[int, repeats_option("point", at_least=9)] = 9,
+    timed_seconds: Annotated[float, typer.Option(min=0, help="Seconds of audio of the subset to time.")] = 30.0,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 8,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and of what is timed.")] = 0,
-    save: Annotated[bool, typer.Option("--save", help="Store it in MODEL, for budgets to choose by.")] = False,
-    plot_file: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw WER against time as PNG.")
-    ] = None,
+    seed: Annotated[int, seed_option("the bootstrap and the choice of timed audio")] = 0,
+    save: Annotated[
+        bool, typer.Option("--save", help="Store the results in MODEL, for --budget-rtf and --max-wer-increase.")
+    ] = False,
+    plot_file: Annotated[Path | None, plot_option("WER against time")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure WER, time and multiply-accumulates of a model at its compression points, side by side."""
+    """Measure WER, time and multiply-accumulates of a model at each of its compression points."""
     from ..data.manifest import read_manifest
-    from ..evaluation import sweep as report_of
+    from ..evaluation.plots import require_matplotlib
+    from ..evaluation.sweep import cost_table, notes, plot, rate_table
+    from ..evaluation.sweep import sweep as measure
     from ..files import write_json
     from ..model_file.storage import store_sweep
     from ..nn.compression import parse_points
     from ..runtime.recognizer import Recognizer
 
     if plot_file:
-        report_of.require_matplotlib()
+        require_matplotlib()
     utterances = read_manifest(data, subset)
     recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    asked = [checked_point(recognizer, point, strict) for point in parse_points((points or "").split())]
+    checked = [checked_point(recognizer, point, strict) for point in parse_points((points or "").split())]
     with progress_bar("Sweeping") as progress:
-        report = report_of.sweep(
+        report = measure(
             recognizer,
             utterances,
-            asked,
+            checked,
             batch_size=batch_size,
             repeats=repeats,
             timed_seconds=timed_seconds,
             seed=seed,
             progress=progress,
         )
-    print_table(f"{model} on {subset}", *report_of.rate_table(report))
-    print_table("Cost", *report_of.cost_table(report))
-    print("\n".join(report_of.notes(report)))
+    print_table(f"{model} on {subset}", *rate_table(report))
+    print_table("Cost", *cost_table(report))
+    print("\n".join(notes(report)))
     if save:
         store_sweep(model, report.to_store(subset))
     if plot_file:
-        report_of.plot(report, plot_file, f"{model.name} on {subset}")
+        plot(report, plot_file, f"{model.name} on {subset}")
     if json_file:
         write_json(json_file, {"model": str(model), "data": str(data), "subset": subset} | report.to_dict())
 
 
 def print_stored_sweep(sweep: Any) -> None:
-    """What a model file keeps of a sweep, as a table."""
+    """Print the sweep stored in a model file as a table."""
     rows = [
         [
             str(swept.point),
@@ -86,5 +91,5 @@ def print_stored_sweep(sweep: Any) -> None:
         ]
         for swept in sweep.points
     ]
-    title = f"Sweep on {sweep.subset}, {sweep.precision}: {place(sweep.machine)}"
+    title = f"Sweep on {sweep.subset}, {sweep.precision}: {machine_name(sweep.machine)}"
     print_table(title, ["point", "WER", "real-time factor", "GMAC per s"], rows)

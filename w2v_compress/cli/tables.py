@@ -1,4 +1,4 @@
-"""The commands `w2v-compress tables ...`: one function a paper."""
+"""The verb `tables`: one command per paper, and one for benchmarks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +6,20 @@ from typing import Annotated
 import typer
 
 from .console import print_table, progress_bar
-from .options import JsonOption, SubsetOption, ThreadsOption
+from .options import (
+    JsonOption,
+    MarkdownOption,
+    SubsetOption,
+    ThreadsOption,
+    data_option,
+    plot_option,
+    repeats_option,
+    seed_option,
+)
 
-tables = typer.Typer(help="The papers' tables, theirs beside ours, and what was measured.", no_args_is_help=True)
-MarkdownOption = Annotated[
-    Path | None, typer.Option("--markdown", metavar="FILE", help="Write the tables as Markdown too.")
-]
+tables = typer.Typer(
+    help="Print the tables of the papers beside our measurements, and benchmark results.", no_args_is_help=True
+)
 
 
 @tables.command()
@@ -20,26 +28,30 @@ def bigfoot(
         list[str] | None,
         typer.Option(
             metavar="NAME=PATH",
-            help="A trained model in place of a random one: large, student-12, student-4, base, or an int8 row, "
-            "else made of these. May be repeated.",
+            help="Trained model file to use instead of random weights. NAME is large, student-12, student-4, base or "
+            "an int8 row; int8 models are quantized from these by default. May be repeated.",
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help="Manifest folder: also the WER of trained models.")
-    ] = None,
+    data: Annotated[Path | None, data_option("measure the WER of trained models")] = None,
     subset: SubsetOption = "test",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of audio, for the times.")] = 10.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each model, in turns; the median counts.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of audio to time.")] = 10.0,
+    repeats: Annotated[int, repeats_option("model", at_least=1)] = 9,
     threads: ThreadsOption = None,
     work: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the models there: 3.5 GB; by default they are removed.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to keep the model files in (3.5 GB) (default: a temporary folder)."),
     ] = None,
-    energy: Annotated[bool, typer.Option("--energy", help="Also energy, where the processor counts it.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the random weights, the audio and the bootstrap.")] = 0,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also measure energy, if the processor has energy counters.")
+    ] = False,
+    seed: Annotated[int, seed_option("weights, audio and the bootstrap")] = 0,
     json_file: JsonOption = None,
     markdown_file: MarkdownOption = None,
 ) -> None:
-    """The table of "Shrinking Bigfoot" (Peng et al. 2021) beside ours: size, CPU time, WER, at full size."""
+    """Compare the table of "Shrinking Bigfoot" (Peng et al. 2021) with ours.
+
+    Measures size, CPU time and, with --model and --data, WER of models of the original size.
+    """
     from ..data.manifest import read_manifest
     from ..files import write_json, write_text
     from ..papers.bigfoot import measure
@@ -74,11 +86,16 @@ def bigfoot(
 
 @tables.command()
 def stochastic(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="What examples/stochastic/run.py wrote.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS.json", help="Results file written by examples/stochastic/run.py.")
+    ],
     markdown_file: MarkdownOption = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw WER against time.")] = None,
+    plot_file: Annotated[Path | None, plot_option("WER against time")] = None,
 ) -> None:
-    """The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), as measured."""
+    """Print measurements of the claims of stochastic wav2vec 2.0.
+
+    The paper is "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022).
+    """
     from ..files import write_text
     from ..papers.stochastic import markdown, plot, read_results, terminal_tables
 
@@ -93,11 +110,13 @@ def stochastic(
 
 @tables.command()
 def benchmark(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="What `benchmark --json` wrote.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS.json", help="Results file written by `w2v-compress benchmark --json`.")
+    ],
     markdown_file: MarkdownOption = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the times.")] = None,
+    plot_file: Annotated[Path | None, plot_option("the times")] = None,
 ) -> None:
-    """Our runtime against others, as measured."""
+    """Print the comparison with other runtimes measured by `benchmark`."""
     from ..benchmark import report as benchmark_tables
     from ..files import write_text
 

@@ -1,4 +1,4 @@
-"""The commands that run a recognizer: transcribe, evaluate and sweep, each at a point of compression."""
+"""The verb `transcribe`."""
 
 import dataclasses
 import sys
@@ -9,8 +9,8 @@ import typer
 
 from ..errors import InputError
 from ..evaluation.report import megabytes
-from .console import progress_bar, say, warnings_said
-from .decoding import STANDARD_INPUT, check_ctm_names, name_of, print_words, set_decoder, write_ctm
+from .console import print_message, printing_warnings, progress_bar
+from .decoding import STANDARD_INPUT, check_ctm_names, print_words, recording_name, set_decoder, write_ctm
 from .options import (
     BatchSizeOption,
     BeamOption,
@@ -35,16 +35,20 @@ from .points import chosen_point, swept_precision
 def transcribe(
     model: ModelArgument,
     audio: Annotated[
-        list[Path], typer.Argument(metavar="AUDIO...", help="Files that libsndfile reads; - is standard input.")
+        list[Path],
+        typer.Argument(
+            metavar="AUDIO...", help="Audio files of any format that libsndfile reads; - for standard input."
+        ),
     ],
     emissions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write log-probabilities, (frames, units), as DIR/NAME.npy.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write log-probabilities (frames, units) of each file to DIR/NAME.npy."),
     ] = None,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="Print each word on a line of its own: start, end, word.")
+        bool, typer.Option("--timestamps", help="Print one line per word: start and end in seconds, and the word.")
     ] = False,
     ctm: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the words with their times in NIST's CTM format.")
+        Path | None, typer.Option(metavar="FILE", help="Write words with times in NIST's CTM format.")
     ] = None,
     lm: LmOption = None,
     lexicon: LexiconOption = None,
@@ -62,13 +66,16 @@ def transcribe(
     batch_size: BatchSizeOption = 8,
     json_file: JsonOption = None,
 ) -> None:
-    """Print the text of each file, one line a file; --json adds timing. A file that cannot be used costs status 1."""
+    """Transcribe audio files, and print one line of text per file.
+
+    A file that cannot be read prints an error, the others are still transcribed, and the exit status is 1.
+    """
     from ..evaluation.machine import describe_machine, peak_memory
     from ..files import write_json
     from ..runtime.recognizer import Recognizer
 
     if audio.count(STANDARD_INPUT) > 1:
-        raise typer.BadParameter("standard input can be read once", param_hint="AUDIO")
+        raise typer.BadParameter("standard input can only be read once", param_hint="AUDIO")
     targets = _emission_files(audio, emissions)
     if ctm:
         check_ctm_names(audio)
@@ -90,12 +97,12 @@ def transcribe(
     failed = False
     sources = (sys.stdin.buffer if path == STANDARD_INPUT else path for path in audio)
     transcripts = recognizer.recognize(sources, batch_size=batch_size, point=chosen)
-    with progress_bar("Transcribing") as progress, warnings_said():
+    with progress_bar("Transcribing") as progress, printing_warnings():
         for path, result in zip(audio, transcripts, strict=True):
             progress(len(results) + 1, len(audio))
             if isinstance(result, InputError):
                 failed = True
-                say(str(result))
+                print_message(str(result))
                 results.append({"file": str(path), "error": str(result)})
                 continue
             if timestamps:
@@ -115,7 +122,7 @@ def transcribe(
                 }
             )
     peak = peak_memory(device)
-    say(f"peak memory {megabytes(peak)}")
+    print_message(f"peak memory {megabytes(peak)}")
     if ctm:
         write_ctm(ctm, words)
     if json_file:
@@ -129,10 +136,14 @@ def transcribe(
 
 
 def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
-    """Where the log-probabilities of each file go; two files may not go to one place."""
+    """Return the output path of each file's log-probabilities, and create the folder.
+
+    Raises:
+        InputError: Two files have the same output path.
+    """
     if folder is None:
         return {}
-    targets = {path: folder / f"{name_of(path)}.npy" for path in audio}
+    targets = {path: folder / f"{recording_name(path)}.npy" for path in audio}
     sources = {target: path for path, target in targets.items()}
     for path, target in targets.items():
         if sources[target] != path:
