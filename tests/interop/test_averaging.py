@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from w2v_compress.compat import load_checkpoint
-from w2v_compress.interop.averaging import numbered_before
+from w2v_compress.interop.averaging import last_checkpoints
 from w2v_compress.interop.fairseq_checkpoint import write_checkpoint
 from w2v_compress.model_file.storage import ModelFile, read_model
 
@@ -84,10 +84,10 @@ def test_the_moving_average_is_the_one_kept_in_fp32(
 @pytest.mark.parametrize(
     ("sources", "options", "message"),
     [
-        (["checkpoint_2_30.pt"], ["--average", 4], "4 checkpoints are to be averaged, and there are 3 up to this one"),
+        (["checkpoint_2_30.pt"], ["--average", 4], "cannot average 4 checkpoints: there are 3 up to this one"),
         (["checkpoint_last.pt"], ["--average", 2], "give one that fairseq numbered"),
         (["checkpoint_9_90.pt"], ["--average", 2], "no such file"),
-        (["checkpoint_1_10.pt"], ["--ema"], "no moving average of the weights; training keeps one with ema.store_ema"),
+        (["checkpoint_1_10.pt"], ["--ema"], "no moving average of the weights; train with ema.store_ema"),
         (["checkpoint_2_30.pt"], ["--average", 2, "--ema"], "checkpoint_1_10.pt: it holds no moving average"),
         (["checkpoint_1_2.pt", "other.pt"], ["--average", 2], "other.pt: cannot be averaged with"),
     ],
@@ -118,4 +118,4 @@ def test_wrong_numbers_of_files_are_wrong_usage(run: Run, arguments: list[str]) 
 
 
 def test_the_newest_are_by_update_where_there_are_both(folder: Path) -> None:
-    assert [path.name for path in numbered_before(folder, 2)] == ["checkpoint_2_30.pt", "checkpoint_1_10.pt"]
+    assert [path.name for path in last_checkpoints(folder, 2)] == ["checkpoint_2_30.pt", "checkpoint_1_10.pt"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from w2v_compress.errors import InputError
 from w2v_compress.interop.transformers_export import load_package
-from w2v_compress.interop.transformers_import import NEVER, read_transformers
+from w2v_compress.interop.transformers_import import ABSENT_LOGIT, read_transformers
 from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.runtime.recognizer import Recognizer
 
@@ -87,7 +87,7 @@ def test_equal_logits(changes: dict[str, Any], tmp_path: Path) -> None:
         torch.testing.assert_close(actual[:count, order], other[:count], atol=1e-4, rtol=1e-5)
     absent = [number for number in range(logits.shape[-1]) if number not in order]
     assert [ours.header.units.symbols[number] for number in absent] == ["<pad>", "</s>"]
-    assert (logits[..., absent] == NEVER).all()
+    assert (logits[..., absent] == ABSENT_LOGIT).all()
 
 
 def test_equal_text(run: Run, tmp_path: Path) -> None:
@@ -160,17 +160,23 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path:
         (lambda: change_json(config, add_adapter=True), f"{config}: `add_adapter` is True; only False"),
         (lambda: change_json(config, layer_norm_eps=1e-6), f"{config}: `layer_norm_eps` is 1e-06; only"),
         (lambda: change_json(config, hidden_act="silu"), f"{config}: architecture: `activation_fn` is 'silu'"),
-        (lambda: change_json(config, conv_dim=[16]), f"{config}: `conv_dim`, `conv_kernel`, `conv_stride` must be"),
+        (lambda: change_json(config, conv_dim=[16]), f"{config}: `conv_dim`, `conv_kernel`, `conv_stride` must have"),
         (lambda: change_json(config, feat_extract_norm="batch"), f"{config}: `feat_extract_norm` is 'batch'; it must"),
         (lambda: change_json(config, num_hidden_layers=3), f"{folder / 'model.safetensors'}: the tensor `wav2vec2.enc"),
         (lambda: change_json(config, num_hidden_layers=1), f"{folder / 'model.safetensors'}: the tensor `wav2vec2.enc"),
-        (lambda: change_json(config, num_hidden_layers=10**9), f"{folder / 'model.safetensors'}: there are "),
-        (lambda: change_json(config, intermediate_size=10**30), f"{folder / 'model.safetensors'}: the sizes in "),
+        (
+            lambda: change_json(config, num_hidden_layers=10**9),
+            f"{folder / 'model.safetensors'}: architecture: `encoder_layers` is 1000000000 layers, too many for a file",
+        ),
+        (
+            lambda: change_json(config, intermediate_size=10**30),
+            f"{folder / 'model.safetensors'}: architecture: no network can be built",
+        ),
         (lambda: change_json(config, hidden_size=64), f"{folder / 'model.safetensors'}: the tensor `"),
-        (lambda: config.write_text("{"), f"{config}: is not JSON"),
+        (lambda: config.write_text("{"), f"{config}: not JSON"),
         (lambda: vocabulary.unlink(), f"{vocabulary}: cannot be read: No such file"),
         (lambda: change_json(vocabulary, e=20), f"{vocabulary}: has no token 0; the CTC head has 8 units"),
-        (lambda: change_json(vocabulary, deu={"a": 1}), f"{vocabulary}: it must be an object of tokens"),
+        (lambda: change_json(vocabulary, deu={"a": 1}), f"{vocabulary}: must be a JSON object of tokens"),
         (
             lambda: change_json(tokenizer, pad_token="<blank>"),
             f"{vocabulary}: has no '<blank>', which is the CTC blank",
@@ -184,7 +190,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path:
         (lambda: change_json(extractor, do_normalize=None), f"{extractor}: `do_normalize` is None; it must be"),
         (
             lambda: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-            f"{folder / 'pytorch_model.bin'}: reading it could run code, so only model.safetensors is read: convert",
+            f"{folder / 'pytorch_model.bin'}: not read, because a pickle can run code; it must be model.safetensors.",
         ),
         (lambda: (folder / "model.safetensors").unlink(), f"{folder / 'model.safetensors'}: no such file"),
         (lambda: (folder / "model.safetensors").write_bytes(b"x" * 50), f"{folder / 'model.safetensors'}: not a saf"),

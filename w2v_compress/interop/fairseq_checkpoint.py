@@ -1,12 +1,12 @@
-"""fairseq checkpoints to model files: the only module here that needs fairseq, and it imports it when called.
+"""Reading and writing fairseq checkpoints. Only the functions that read checkpoints import fairseq.
 
-Read are CTC checkpoints of stock fairseq (`wav2vec_ctc` over `wav2vec2` or one of our pre-training models), of today
-(`cfg`) and of 2020-21 (`args`), and of our `student_ctc` and `compressed_ctc`. All that is needed is in the checkpoint,
-the pre-trained model it came from may be gone. To be fine-tuned, pre-trained networks are read too.
+Supported are CTC checkpoints of stock fairseq (`wav2vec_ctc` on `wav2vec2` or one of our pre-training models), with a
+configuration of current fairseq (`cfg`) or of 2020-21 (`args`), and checkpoints of our `student_ctc` and
+`compressed_ctc`. The pre-trained checkpoint that a CTC checkpoint started from is needed only if the latter has no
+`w2v_args`. `read_initial` also reads pre-trained networks, to fine-tune them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 from ..data.units import UnitKind, Units
-from ..errors import InputError
+from ..errors import InputError, prefixed
 from ..files import replacing
-from ..model_file.header import Header
+from ..model_file.random import random_model
 from ..model_file.storage import ModelFile, read_model, write_model
-from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
-from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from . import averaging
-from .fairseq_settings import FINE_TUNED, PRETRAINED, Settings, pretrained_settings
+from .fairseq_settings import FINE_TUNED, PRETRAINED, CheckpointSettings, pretrained_settings
 
 PREFIX = "w2v_encoder."
 NETWORK = "w2v_model."
@@ -31,11 +29,12 @@ PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
 
 
 @dataclass(frozen=True)
-class FairseqCheckpoint:
-    """A checkpoint as a model file has it, and where its units came from."""
+class ConvertedCheckpoint:
+    """The model read from a fairseq checkpoint."""
 
     model: ModelFile
     units_source: str
+    """Where the output units were found, as text for the user."""
 
 
 @dataclass(frozen=True)
@@ -43,55 +42,42 @@ class InitialNetwork:
     """A network to fine-tune."""
 
     model: ModelFile
-    """With a CTC head of zeros for LibriSpeech's letters, where it was not fine-tuned before."""
+    """The network. If it was not fine-tuned before, its CTC head is zero, for LibriSpeech's letters."""
     fine_tuned: bool
+    """Whether the network was fine-tuned before."""
 
 
 def export_checkpoint(
     checkpoint: Path, out: Path, dictionary: Path | None = None, *, others: Sequence[Path] = (), ema: bool = False
-) -> FairseqCheckpoint:
-    """Write the fairseq checkpoint as the model file `out`; arguments and errors are those of `read_checkpoint`."""
+) -> ConvertedCheckpoint:
+    """Write a fairseq checkpoint as the model file `out`; arguments and errors are those of `read_checkpoint`."""
     converted = read_checkpoint(checkpoint, dictionary, others=others, ema=ema)
     write_model(out, converted.model)
     return converted
 
 
 def export_random(architecture: str, out: Path, seed: int = 0) -> ModelFile:
-    """Write a model of a named architecture with random weights, to measure size and speed and to try recipes.
+    """Write a model of a named architecture with random weights, for measuring size and speed and for trying recipes.
 
-    A model file, or, when the suffix of `out` is `.pt`, the checkpoint of stock fairseq's `wav2vec_ctc`. Raises
-    `InputError` on any other suffix but `.safetensors`.
+    The suffix of `out` selects the format: `.safetensors` for a model file, `.pt` for a checkpoint of stock fairseq's
+    `wav2vec_ctc`. Raises `InputError` for any other suffix or an unknown architecture.
     """
+    writers = {".safetensors": write_model, ".pt": write_checkpoint}
     out = Path(out)
-    if out.suffix not in (".pt", ".safetensors"):
-        raise InputError(f"{out}: the suffix decides what is written; it must be .safetensors or .pt (fairseq's)")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = AcousticModel(named_architecture(architecture))
-    learned = network.architecture.learned_upsampling
-    point = CompressionPoint(learned[0]) if learned else UNCOMPRESSED
-    model = ModelFile(
-        Header(
-            architecture=network.architecture,
-            units=Units.letters(),
-            normalize=network.architecture.extractor_mode == "layer_norm",
-            space=CompressionSpace(points=(point,)),
-            point=point,
-        ),
-        network.state_dict(),
-    )
-    if out.suffix == ".pt":
-        write_checkpoint(out, model)
-    else:
-        write_model(out, model)
+    if out.suffix not in writers:
+        raise InputError(
+            f"{out}: the suffix selects the format; it must be .safetensors, or .pt for a fairseq checkpoint"
+        )
+    model = random_model(named_architecture(architecture), seed)
+    writers[out.suffix](out, model)
     return model
 
 
 def write_checkpoint(path: Path, model: ModelFile) -> None:
-    """Write `model` as stock fairseq saves a fine-tuned `wav2vec_ctc`, of plain data and tensors alone.
+    """Write `model` as stock fairseq saves a fine-tuned `wav2vec_ctc`, with plain values and tensors only.
 
-    It holds no dictionary, which fairseq would pickle as an object: the task that loads it reads `dict.ltr.txt` in
-    `task.data`, and `read_checkpoint` takes 32 units for LibriSpeech letters.
+    The checkpoint holds no dictionary, because fairseq would pickle it as an object. fairseq reads `dict.ltr.txt` from
+    `task.data` instead, and `read_checkpoint` assumes LibriSpeech's letters if there are 32 units.
     """
     normalize = model.header.normalize
     pretrained = pretrained_settings(model.header.architecture, normalize, model.header.point)
@@ -114,15 +100,19 @@ def write_checkpoint(path: Path, model: ModelFile) -> None:
 
 def read_checkpoint(
     path: Path, dictionary: Path | None = None, *, others: Sequence[Path] = (), ema: bool = False
-) -> FairseqCheckpoint:
-    """The CTC recognizer in a fairseq checkpoint, its weights as fp32.
+) -> ConvertedCheckpoint:
+    """Read the CTC recognizer in a fairseq checkpoint, with weights in fp32. Never runs code from the file.
 
-    others: checkpoints of the same run, whose weights are averaged with those of `path`. ema: take the moving average
-    of the weights that fairseq kept (`ema.store_ema`), in place of the weights.
-    `dictionary` is fairseq's `dict.ltr.txt` or a folder that holds it. Without it the units are those in the
-    checkpoint, else those of the dictionary beside the checkpoint or in its data folder, else, for 32 classes,
-    fairseq's LibriSpeech letters. Raises `InputError` that names what the network here cannot represent, and the
-    tensor that is missing, unknown or misshapen. Never runs code from the file.
+    Args:
+        path: the checkpoint.
+        dictionary: fairseq's `dict.ltr.txt`, or the folder that holds it. By default the units are those in the
+            checkpoint, else those of the dictionary beside the checkpoint or in its data folder, else, for 32 classes,
+            fairseq's LibriSpeech letters.
+        others: checkpoints of the same run, to average their weights with those of `path`.
+        ema: use the moving average of the weights that fairseq stores with `ema.store_ema`.
+
+    Raises `InputError` that names the setting that this network does not support, or the tensor that is missing,
+    unknown or of the wrong shape.
     """
     from ..compat import load_checkpoint
 
@@ -130,12 +120,15 @@ def read_checkpoint(
     if others or ema:
         states = [_weights(path, checkpoint, ema), *(_weights(other, load_checkpoint(other), ema) for other in others)]
         checkpoint["model"] = averaging.mean(states, [path, *others])
-    with _naming(path):
-        return _fine_tuned(Path(path), checkpoint, Settings.of(checkpoint, FINE_TUNED), dictionary)
+    with prefixed(path):
+        settings = CheckpointSettings.from_checkpoint(checkpoint, FINE_TUNED)
+        return _convert_fine_tuned(Path(path), checkpoint, settings, dictionary)
 
 
 def read_initial(path: Path) -> InitialNetwork:
-    """The network to fine-tune in `path`: pre-trained by stock fairseq's `wav2vec2` or by a model of ours, or all that
+    """Read the network to fine-tune from `path`.
+
+    `path` is a checkpoint pre-trained with stock fairseq's `wav2vec2` or one of our models, or any file that
     `read_recognizer` reads. Raises `InputError` as `read_checkpoint` does.
     """
     if path.suffix == ".safetensors":
@@ -143,11 +136,11 @@ def read_initial(path: Path) -> InitialNetwork:
     from ..compat import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    with _naming(path):
-        settings = Settings.of(checkpoint, (*PRETRAINED, *FINE_TUNED))
+    with prefixed(path):
+        settings = CheckpointSettings.from_checkpoint(checkpoint, (*PRETRAINED, *FINE_TUNED))
         if settings.name in FINE_TUNED:
-            return InitialNetwork(_fine_tuned(path, checkpoint, settings, None).model, fine_tuned=True)
-        state = {f"{NETWORK}{name}": tensor for name, tensor in _state(checkpoint.get("model"), "").items()}
+            return InitialNetwork(_convert_fine_tuned(path, checkpoint, settings, None).model, fine_tuned=True)
+        state = {f"{NETWORK}{name}": tensor for name, tensor in _convert_state(checkpoint.get("model"), "").items()}
         header = settings.header(Units.letters())
         state["proj.weight"] = torch.zeros(len(header.units.symbols), header.architecture.encoder_embed_dim)
         state["proj.bias"] = torch.zeros(len(header.units.symbols))
@@ -155,8 +148,9 @@ def read_initial(path: Path) -> InitialNetwork:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of the pre-trained network in a fairseq checkpoint, fine-tuned or not, under the names they had in
-    pre-training.
+    """Read all tensors of the pre-trained network in a fairseq checkpoint, under their names in pre-training.
+
+    The checkpoint may be pre-trained or fine-tuned.
     """
     from ..compat import load_checkpoint
 
@@ -167,7 +161,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_recognizer(path: Path) -> ModelFile:
-    """The floating-point recognizer in `path`, a model file of ours (`.safetensors`) or a fairseq CTC checkpoint."""
+    """Read the floating-point recognizer in `path`, a model file (`.safetensors`) or a fairseq CTC checkpoint."""
     if path.suffix != ".safetensors":
         return read_checkpoint(path).model
     model = read_model(path)
@@ -177,29 +171,20 @@ def read_recognizer(path: Path) -> ModelFile:
 
 
 def _weights(path: Path, checkpoint: Mapping[str, Any], ema: bool) -> dict[str, Tensor]:
-    with _naming(path):
+    with prefixed(path):
         return averaging.weights(checkpoint, ema=ema)
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors begin with the file that they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+def _convert_fine_tuned(
+    path: Path, checkpoint: Mapping[str, Any], settings: CheckpointSettings, dictionary: Path | None
+) -> ConvertedCheckpoint:
+    state = _convert_state(checkpoint.get("model"), PREFIX)
+    units, source = _find_units(path, checkpoint, settings.task, dictionary, _num_units(state))
+    return ConvertedCheckpoint(ModelFile(settings.header(units), state), source)
 
 
-def _fine_tuned(
-    path: Path, checkpoint: Mapping[str, Any], settings: "Settings", dictionary: Path | None
-) -> FairseqCheckpoint:
-    state = _state(checkpoint.get("model"), PREFIX)
-    units, source = _units(path, checkpoint, settings.task, dictionary, _num_units(state))
-    return FairseqCheckpoint(ModelFile(settings.header(units), state), source)
-
-
-def _state(stored: Any, prefix: str) -> dict[str, Tensor]:
-    """The tensors under their names without `prefix`, as fp32, without those that only pre-training uses."""
+def _convert_state(stored: Any, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors in fp32, under their names without `prefix`, except those used only in pre-training."""
     if not isinstance(stored, Mapping):
         raise InputError("not a fairseq checkpoint: it has no `model`")
     state = {}
@@ -219,10 +204,10 @@ def _num_units(state: Mapping[str, Tensor]) -> int:
     return len(state["proj.bias"])
 
 
-def _units(
+def _find_units(
     path: Path, checkpoint: Mapping[str, Any], task: Mapping[str, Any], dictionary: Path | None, num_units: int
 ) -> tuple[Units, str]:
-    """The units, and where they were found."""
+    """Return the output units and where they were found; raise `InputError` if they do not fit the CTC head."""
     kind: UnitKind = "sentencepiece" if task.get("labels") == "spm" else "letter"
     file_name = "dict.spm.txt" if kind == "sentencepiece" else f"dict.{task.get('labels') or 'ltr'}.txt"
     if dictionary is not None:
@@ -238,11 +223,11 @@ def _units(
     elif files:
         units, source = Units.read_dictionary(files[0], kind), str(files[0])
     elif kind == "letter" and num_units == len(Units.letters().symbols):
-        units, source = Units.letters(), "fairseq's LibriSpeech letters, for want of a dictionary"
+        units, source = Units.letters(), "fairseq's LibriSpeech letters, because no dictionary was found"
     else:
         raise InputError(
-            f"it does not hold all of its {num_units} units, and there is no {file_name} beside it or in its data "
-            "folder: put it there, or name one with --dict"
+            f"its {num_units} units are not in the checkpoint, and there is no {file_name} beside it or in its data "
+            "folder: put the dictionary there, or name one with --dict"
         )
     if len(units.symbols) != num_units:
         raise InputError(f"its CTC head has {num_units} units, but {source} has {len(units.symbols)} symbols")

@@ -1,4 +1,4 @@
-"""The configuration in a fairseq checkpoint, of today (`cfg`) or of 2020-21 (`args`)."""
+"""The configuration in a fairseq checkpoint, of current fairseq (`cfg`) or of 2020-21 (`args`)."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..data.audio import SAMPLE_RATE
 from ..data.units import Units
 from ..errors import InputError
 from ..model_file.header import Header
@@ -17,15 +18,16 @@ from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 PRETRAINED = ("wav2vec2", "sew", "stochastic_sew", "pooled_transformer")
 FINE_TUNED = ("wav2vec_ctc", "student_ctc", "compressed_ctc")
 SPACE = ("squeeze", "query_pool", "key_value_pool", "points", "layer_wise")
-"""Fields of a compression space, in the configuration of our tasks."""
+"""Fields of the compression space in the configuration of our tasks."""
 
 
 def pretrained_settings(
     architecture: Architecture, normalize: bool, point: CompressionPoint = UNCOMPRESSED
 ) -> dict[str, Any]:
-    """`w2v_args`: the settings of the pre-trained network as stock fairseq keeps them in a fine-tuned checkpoint.
+    """Return `w2v_args`: the settings of the pre-trained network as stock fairseq stores them when it fine-tunes one.
 
-    They are those of stock `wav2vec2` where it has such a network: not at another `point` than (1, 1, 1).
+    The model is stock `wav2vec2` if `point` is (1, 1, 1), which is the only point that it has, else our
+    `stochastic_sew`.
     """
     compressed = {} if point == UNCOMPRESSED else {"_name": "stochastic_sew", "point": str(point)}
     return {
@@ -35,41 +37,46 @@ def pretrained_settings(
 
 
 def default_point(settings: Mapping[str, Any]) -> CompressionPoint:
-    """The point of a pre-trained network of these settings: (1, 1, 1) for stock fairseq's."""
+    """Return the compression point of a pre-trained network with these settings, (1, 1, 1) in stock fairseq."""
     if "squeeze_factor" in settings:  # our `sew`
         return CompressionPoint(settings["squeeze_factor"])
     return CompressionPoint.parse(settings.get("point") or str(UNCOMPRESSED))
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The configuration in a checkpoint, as plain dictionaries."""
+class CheckpointSettings:
+    """The configuration in a fairseq checkpoint as plain dictionaries."""
 
     name: str
+    """Registered name of the model."""
     model: dict[str, Any]
+    """Settings of the model."""
     task: dict[str, Any]
+    """Settings of the task."""
 
     @classmethod
-    def of(cls, checkpoint: Mapping[str, Any], names: tuple[str, ...]) -> "Settings":
+    def from_checkpoint(cls, checkpoint: Mapping[str, Any], names: tuple[str, ...]) -> "CheckpointSettings":
+        """Read the configuration of `checkpoint`; raise `InputError` unless its model is one of `names`."""
         configuration = _configuration(checkpoint)
         model, task = _section(configuration, "model"), _section(configuration, "task")
         name = str(model.get("_name") or model.get("arch"))
         if name not in names:
             raise InputError(f"the model is `{name}`; it must be one of {', '.join(names)}")
-        rate = task.get("sample_rate", 16_000)
-        if rate != 16_000:
-            raise InputError(f"`task.sample_rate` is {rate!r}; it must be 16000")
+        rate = task.get("sample_rate", SAMPLE_RATE)
+        if rate != SAMPLE_RATE:
+            raise InputError(f"`task.sample_rate` is {rate!r}; it must be {SAMPLE_RATE}")
         return cls(name, model, task)
 
     @property
     def normalize(self) -> bool:
+        """Whether the model expects each utterance at zero mean and unit variance."""
         value = self.task.get("normalize", False)
         if not isinstance(value, bool):
             raise InputError(f"`task.normalize` is {value!r}; it must be true or false")
         return value
 
     def header(self, units: Units) -> Header:
-        """What a model file says of the network."""
+        """Return the header of a model file for this network with the output units `units`."""
         space, point = self._compression()
         return Header(
             architecture=self._architecture(len(units.symbols)),
@@ -83,12 +90,12 @@ class Settings:
         if self.model.get("blank_weight", 0) != 0:
             raise InputError(f"`blank_weight` is {self.model['blank_weight']!r}; only 0 is supported")
         settings = self._pretrained
-        if self.model.get("layer_type") is not None:  # fairseq lets fine-tuning replace it
+        if self.model.get("layer_type") is not None:  # fine-tuning may override it
             settings = settings | {"layer_type": self.model["layer_type"]}
         return Architecture.from_fairseq(settings, num_units=num_units)
 
     def _compression(self) -> tuple[CompressionSpace, CompressionPoint]:
-        """What the network was trained for, and where it runs unless told otherwise."""
+        """Return the compression space that the network was trained for and its default compression point."""
         point = default_point(self._pretrained)
         if self.model.get("point"):
             point = CompressionPoint.parse(self.model["point"])
@@ -101,7 +108,11 @@ class Settings:
 
     @cached_property
     def _pretrained(self) -> dict[str, Any]:
-        """The settings of the pre-trained network: in the fine-tuned checkpoint, but for the oldest fairseq."""
+        """The settings of the pre-trained network.
+
+        The oldest versions of fairseq did not store them in the fine-tuned checkpoint; they are then read from the
+        pre-trained checkpoint.
+        """
         if self.name in PRETRAINED:
             return self.model
         stored = self.model.get("w2v_args")
@@ -117,12 +128,12 @@ class Settings:
         values = _section(stored, "model") if "model" in stored else stored
         name = values.get("_name") or values.get("arch")
         if name not in PRETRAINED:
-            raise InputError(f"the network that was fine-tuned is `{name}`; it must be one of {', '.join(PRETRAINED)}")
+            raise InputError(f"the pre-trained model is `{name}`; it must be one of {', '.join(PRETRAINED)}")
         return values
 
 
 def _configuration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its sections `model` and `task`; for 2020-21 both are the one flat namespace."""
+    """Return the configuration with its sections `model` and `task`; in 2020-21 both are one flat namespace."""
     configuration = _plain(checkpoint.get("cfg"))
     if isinstance(configuration, dict) and configuration:
         return configuration
@@ -133,7 +144,7 @@ def _configuration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Namespaces and OmegaConf containers as dictionaries and lists, all the way down."""
+    """Convert namespaces and OmegaConf containers to dictionaries and lists, recursively."""
     if isinstance(value, Namespace):
         return _plain(vars(value))
     if isinstance(value, Enum):

@@ -14,14 +14,15 @@ from ..nn.compression import CompressionPoint
 from ..nn.convolution import WeightNormConvolution, grouped_convolution, strided_windows
 from ..nn.feature_extractor import ChannelNorm, ExtractorLayer
 from ..nn.lengths import valid_mask
+from ..nn.modules import replace_modules
 
 INPUTS = ("audio", "lengths")
 OUTPUTS = ("logits", "frames")
 BLOCK = 32
 
 
-class ExtractorProducts(nn.Module):
-    """`ExtractorLayer` with the matrices of its products worked out, one sequence of operations for every machine."""
+class ExportedExtractorLayer(nn.Module):
+    """`ExtractorLayer` with its matrices computed in advance and the same sequence of operations on every machine."""
 
     def __init__(self, layer: ExtractorLayer) -> None:
         super().__init__()
@@ -36,25 +37,26 @@ class ExtractorProducts(nn.Module):
             self.norm = layer.get_submodule("2" if layer.norm == "group" else "2.1")
 
     def fold(self, x: Tensor, lengths: Tensor) -> Tensor | None:
-        """In place of `ExtractorLayer.fold`: the normalized output of all frames (batch, frames, out), of which
-        `lengths` (batch,) are valid.
+        """Return the group-normalized output `(batch, frames, out)`, or None for a layer without a group norm.
 
-        The moments are those of the output itself: to fold them takes fp64, which not every runtime has.
+        Takes `x` `(batch, time, in)` and the valid frames `lengths` `(batch,)`. Replaces `ExtractorLayer.fold`, which
+        folds the norm into the convolution: that needs moments in fp64, which not every runtime has. The moments here
+        are those of the output itself.
         """
         if not isinstance(self.norm, ChannelNorm):
             return None
         (windows,) = strided_windows(x, self.kernel, self.stride)
         frames = windows.shape[1]
-        valid = in_blocks(valid_mask(lengths, frames).unsqueeze(-1).to(windows))
+        valid = split_blocks(valid_mask(lengths, frames).unsqueeze(-1).to(windows))
         count = lengths.view(-1, 1, 1).to(windows)
-        out = F.linear(in_blocks(windows), self.matrices[0])
-        centred = out - (sum_of_frames(out * valid) / count)[:, None, None]
-        variance = sum_of_frames(centred.square() * valid) / count
+        out = F.linear(split_blocks(windows), self.matrices[0])
+        centred = out - (sum_blocks(out * valid) / count)[:, None, None]
+        variance = sum_blocks(centred.square() * valid) / count
         scale = (variance + self.norm.eps).rsqrt() * self.norm.weight
         return centred.flatten(1, 3)[:, :frames] * scale + self.norm.bias
 
     def forward(self, x: Tensor, normalized: Tensor | None) -> Tensor:
-        """(batch, time, in), and what `fold` gave of it -> (batch, frames, out)"""
+        """Map `x` `(batch, time, in)`, and the result of `fold` for it, to `(batch, frames, out)`."""
         if normalized is not None:
             return F.gelu(normalized)
         windows, matrices = list(strided_windows(x, self.kernel, self.stride)), list(self.matrices)
@@ -64,24 +66,24 @@ class ExtractorProducts(nn.Module):
         return F.gelu(self.norm(out))
 
 
-def in_blocks(x: Tensor) -> Tensor:
-    """(batch, frames, channels) -> (batch, blocks, `BLOCK`, `BLOCK`, channels), with zeros after the last frame"""
+def split_blocks(x: Tensor) -> Tensor:
+    """Split `(batch, frames, channels)` to `(batch, blocks, BLOCK, BLOCK, channels)`, padded with zero frames."""
     frames = x.shape[1]
     blocks = (frames + BLOCK**2 - 1) // BLOCK**2
     return F.pad(x, (0, 0, 0, blocks * BLOCK**2 - frames)).unflatten(1, (blocks, BLOCK, BLOCK))
 
 
-def sum_of_frames(blocks: Tensor) -> Tensor:
-    """What `in_blocks` gives -> (batch, 1, channels).
+def sum_blocks(blocks: Tensor) -> Tensor:
+    """Sum the result of `split_blocks` over all frames, to `(batch, 1, channels)`.
 
-    Runtimes add up one number after the other, which over the 32,000 frames of ten seconds leaves ten times the error.
-    The mean among the sums keeps OpenVINO from making one sum of the three.
+    Runtimes accumulate a sum one number at a time. Over the 32,000 frames of ten seconds that gives ten times the
+    rounding error of a sum in blocks. The mean between the two sums prevents OpenVINO from merging the three into one.
     """
     return BLOCK * blocks.sum(3).mean(2).sum(1, keepdim=True)
 
 
-class PositionalConvolution(nn.Module):
-    """`WeightNormConvolution` with the norm worked into the weight, and its shapes."""
+class ExportedPositionalConvolution(nn.Module):
+    """`WeightNormConvolution` with the weight norm folded into the weight."""
 
     def __init__(self, convolution: WeightNormConvolution) -> None:
         super().__init__()
@@ -89,33 +91,33 @@ class PositionalConvolution(nn.Module):
         self.weight = nn.Parameter(convolution.effective_weight(), requires_grad=False)
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Map `(batch, time, channels)` to `(batch, ceil(time / stride), channels)`."""
         return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
 
 
-class Graph(nn.Module):
-    """Recorded audio (batch, samples) at 16 kHz and valid samples (batch,) int64 -> logits (batch, frames, units) and
-    valid frames (batch,) int64, at one point.
+class ExportGraph(nn.Module):
+    """The network of a model file at one compression point, in the operations that exporters support.
+
+    Maps audio `(batch, samples)` at 16 kHz, not normalized, and valid samples `(batch,)` int64 to logits
+    `(batch, frames, units)` and valid frames `(batch,)` int64.
     """
 
     def __init__(self, model: ModelFile, point: CompressionPoint) -> None:
         super().__init__()
         self.network = model.build()
         self.point, self.normalize = point, model.header.normalize
-        for name, module in list(self.network.named_modules()):
-            if isinstance(module, ExtractorLayer):
-                self.network.set_submodule(name, ExtractorProducts(module))
-            elif isinstance(module, WeightNormConvolution):
-                self.network.set_submodule(name, PositionalConvolution(module))
+        replace_modules(self.network, _exported_module)
 
     def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network on audio `(batch, samples)` with `lengths` `(batch,)` valid samples."""
         if self.normalize:
             audio = masked_normalize(audio, lengths)
         return self.network(audio, lengths, self.point)
 
     def trace(self) -> torch.export.ExportedProgram:
-        """The graph of all batches and lengths; a short batch stands for them."""
+        """Trace the graph for any batch size and length, on a short example batch."""
         architecture = self.network.architecture
-        # Not a multiple of anything, and more than one block: a size of 1 would become a constant of the graph.
+        # Longer than one block, and not a multiple of any stride: a size of 1 would become a constant of the graph.
         _, _, first_stride = architecture.conv_layers[0]
         frames = max(49, -(-2 * BLOCK**2 * first_stride // architecture.samples_per_frame))
         samples = architecture.receptive_field + frames * architecture.samples_per_frame + 1
@@ -125,16 +127,28 @@ class Graph(nn.Module):
         return torch.export.export(self.eval(), example, dynamic_shapes=sizes)
 
 
+def _exported_module(name: str, module: nn.Module) -> nn.Module | None:
+    """Return the module of an `ExportGraph` in place of `module`, or None if it stays."""
+    if isinstance(module, ExtractorLayer):
+        return ExportedExtractorLayer(module)
+    if isinstance(module, WeightNormConvolution):
+        return ExportedPositionalConvolution(module)
+    return None
+
+
 def masked_normalize(audio: Tensor, lengths: Tensor) -> Tensor:
-    """`data.audio.normalize` of each row's valid samples; the rest becomes 0. (batch, samples), (batch,)"""
+    """Apply `data.normalization.normalize` to the valid samples of each row and set the rest to 0.
+
+    audio: `(batch, samples)`; lengths: `(batch,)`.
+    """
     valid = valid_mask(lengths, audio.shape[1])
     count = lengths.unsqueeze(1).to(audio)
     centred = (audio - (audio * valid).sum(1, keepdim=True) / count) * valid
     return centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()
 
 
-def description(header: Header, point: CompressionPoint) -> dict[str, str]:
-    """What to know to use the graph, as the metadata of the exported file has it; docs/export.md."""
+def graph_metadata(header: Header, point: CompressionPoint) -> dict[str, str]:
+    """Return the metadata of an exported file, with all that is needed to use the graph; see docs/export.md."""
     return {
         "w2v_compress": __version__,
         "units": json.dumps(header.units.symbols, ensure_ascii=False),

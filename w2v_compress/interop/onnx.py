@@ -1,4 +1,4 @@
-"""ONNX files, for ONNX Runtime and what else reads them: the extra `[onnx]`."""
+"""Export to ONNX, for ONNX Runtime and other runtimes that read it. Needs the extra `[onnx]`."""
 
 import tempfile
 from pathlib import Path
@@ -10,16 +10,16 @@ from ..errors import InputError
 from ..extras import require
 from ..files import replacing_together
 from ..model_file.points import Point
-from .graph import INPUTS, OUTPUTS, Graph, description
-from .parity import Run, measure
-from .source import Exported, Source, check_suffix, quietly
+from .graph import INPUTS, OUTPUTS, ExportGraph, graph_metadata
+from .parity import ExportedNetwork, measure_difference
+from .source import Exported, Source, check_suffix, without_warnings
 
 OPSETS = (18, 19, 20, 21, 22)
-"""From 23 on attention is one operator, which ONNX Runtime does not run with our masks."""
+"""Supported versions. From 23 on attention is one operator, which ONNX Runtime does not run with our masks."""
 DEFAULT_OPSET = 20
-"""The first with an operator for GELU."""
+"""The first version with an operator for GELU."""
 LARGEST_IN_ONE_FILE = 1_900_000_000
-"""Bytes of weights; protobuf, which ONNX files are, holds at most 2 GiB."""
+"""Bytes of weights in one ONNX file, which is a protobuf message and so holds at most 2 GiB."""
 
 
 def export_onnx(
@@ -31,26 +31,34 @@ def export_onnx(
     int8: bool = False,
     opset: int = DEFAULT_OPSET,
 ) -> Exported:
-    """Write the model file `model` as the ONNX file `out`, once ONNX Runtime gives what our network gives.
+    """Write the model file `model` as the ONNX file `out`, after comparing its logits in ONNX Runtime with ours.
 
-    More than `LARGEST_IN_ONE_FILE` goes to `out` with `.data` appended, beside it. `point` and `strict` are those of
-    `Recognizer.checked_point`. With `int8` the matrix products with weights are quantized dynamically by ONNX Runtime.
-    Raises `InputError`, and leaves what was there, when logits differ by more than `parity.TOLERANCE` before that.
+    Args:
+        model: the model file.
+        out: the ONNX file. Weights of more than `LARGEST_IN_ONE_FILE` bytes go to a file beside it, with `.data`
+            appended to its name.
+        point: the compression point; by default that of the model file.
+        strict: reject a point that the model was not trained for.
+        int8: quantize the matrix products with weights dynamically, with ONNX Runtime.
+        opset: the ONNX opset version.
+
+    Raises `InputError` if the logits in fp32 differ by more than `parity.TOLERANCE`. Files at `out` then stay as they
+    are.
     """
     check_suffix(out, ".onnx")
     if opset not in OPSETS:
-        raise InputError(f"ONNX opset {opset} is not known here; it must be one from {OPSETS[0]} to {OPSETS[-1]}")
+        raise InputError(f"ONNX opset {opset} is not supported; it must be from {OPSETS[0]} to {OPSETS[-1]}")
     require("--format onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
     source = Source.read(model, point, strict)
     quantized = None
     with replacing_together(out) as target, tempfile.TemporaryDirectory(dir=target.parent) as folder:
         exact = Path(folder) / target.name if int8 else target
         _write(source, exact, opset)
-        difference = measure(source.model, source.point, _session(exact))
+        difference = measure_difference(source.model, source.point, _session(exact))
         difference.check(out)
         if int8:
             _quantize(exact, target)
-            quantized = measure(source.model, source.point, _session(target))
+            quantized = measure_difference(source.model, source.point, _session(target))
         names = [file.name for file in target.parent.iterdir() if file.is_file()]
     return Exported(source, tuple(out.with_name(name) for name in sorted(names)), difference, quantized)
 
@@ -58,8 +66,8 @@ def export_onnx(
 def _write(source: Source, path: Path, opset: int) -> None:
     import torch
 
-    graph = Graph(source.model, source.point)
-    with quietly():
+    graph = ExportGraph(source.model, source.point)
+    with without_warnings():
         program = torch.onnx.export(
             graph.trace(),
             dynamo=True,
@@ -68,8 +76,8 @@ def _write(source: Source, path: Path, opset: int) -> None:
             opset_version=opset,
             verbose=False,
         )
-    assert program is not None  # as it is without `dynamo`
-    program.model.metadata_props.update(description(source.model.header, source.point))
+    assert program is not None  # it is None only without `dynamo`
+    program.model.metadata_props.update(graph_metadata(source.model.header, source.point))
     weights = sum(parameter.nbytes for parameter in graph.parameters())
     program.save(path, external_data=weights > LARGEST_IN_ONE_FILE)
 
@@ -77,7 +85,7 @@ def _write(source: Source, path: Path, opset: int) -> None:
 def _quantize(path: Path, out: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with quietly():
+    with without_warnings():
         quantize_dynamic(
             path,
             out,
@@ -89,7 +97,7 @@ def _quantize(path: Path, out: Path) -> None:
         )
 
 
-def _session(path: Path) -> Run:
+def _session(path: Path) -> ExportedNetwork:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation, straight from torch: the extra `[openvino]`."""
+"""Export to OpenVINO's intermediate representation, directly from torch. Needs the extra `[openvino]`."""
 
 from pathlib import Path
 
@@ -9,27 +9,26 @@ from ..errors import InputError
 from ..extras import require
 from ..files import replacing_together
 from ..model_file.points import Point
-from .graph import INPUTS, OUTPUTS, Graph, description
-from .parity import Run, measure
-from .source import Exported, Source, check_suffix, quietly
+from .graph import INPUTS, OUTPUTS, ExportGraph, graph_metadata
+from .parity import ExportedNetwork, measure_difference
+from .source import Exported, Source, check_suffix, without_warnings
 
 SECTION = "w2v_compress"
-"""Of the runtime information in the file, which holds `graph.description`."""
+"""Section of the file's runtime information that holds `graph.graph_metadata`."""
 
 
 def export_openvino(model: Path, out: Path, *, point: Point | None = None, strict: bool = False) -> Exported:
-    """Write the model file `model` as `out` (.xml) and the weights beside it (.bin), in fp32, once OpenVINO gives in
-    fp32 what our network gives.
+    """Write the model file `model` as `out` (.xml) and its weights beside it (.bin), in fp32.
 
-    `point` and `strict` are those of `Recognizer.checked_point`. Raises `InputError`, and leaves what was there, when
-    logits differ by more than `parity.TOLERANCE`.
+    The logits in OpenVINO are compared with ours first. `point` and `strict` are those of `resolve_point`. Raises
+    `InputError` if the logits differ by more than `parity.TOLERANCE`. Files at `out` then stay as they are.
     """
     check_suffix(out, ".xml")
     require("--format openvino", "openvino", "openvino")
     source = Source.read(model, point, strict)
     with replacing_together(out) as target:
         _write(source, target)
-        difference = measure(source.model, source.point, _compiled(target))
+        difference = measure_difference(source.model, source.point, _compiled(target))
         difference.check(out)
     return Exported(source, (out, out.with_suffix(".bin")), difference)
 
@@ -37,12 +36,12 @@ def export_openvino(model: Path, out: Path, *, point: Point | None = None, stric
 def _write(source: Source, path: Path) -> None:
     import openvino
 
-    graph = Graph(source.model, source.point)
-    with quietly():
+    graph = ExportGraph(source.model, source.point)
+    with without_warnings():
         converted = openvino.convert_model(graph.trace())
     for port, name in zip((*converted.inputs, *converted.outputs), (*INPUTS, *OUTPUTS), strict=True):
         port.get_tensor().set_names({name})
-    for key, value in description(source.model.header, source.point).items():
+    for key, value in graph_metadata(source.model.header, source.point).items():
         converted.set_rt_info(value, [SECTION, key])
     try:
         openvino.save_model(converted, path, compress_to_fp16=False)
@@ -50,10 +49,10 @@ def _write(source: Source, path: Path) -> None:
         raise InputError(f"{path.name}: cannot be written: {error}") from None
 
 
-def _compiled(path: Path) -> Run:
+def _compiled(path: Path) -> ExportedNetwork:
     import openvino
 
-    # Where the processor has units for bf16, that is what it computes in unless told otherwise.
+    # By default OpenVINO computes in bf16 on processors that have units for it.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(

@@ -1,4 +1,4 @@
-"""How far an exported network is from ours, on three lengths and a padded batch, and how far it may be."""
+"""Comparison of an exported network with ours: on audio of three lengths, and on a padded batch of all of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,39 +18,41 @@ from ..nn.architecture import Architecture
 from ..nn.compression import CompressionPoint
 
 TOLERANCE = 1e-3
-"""The largest difference of logits in fp32."""
+"""The largest absolute difference of logits allowed in fp32."""
 FRAMES = (1, 50, 147)
-"""Of the three lengths: the shortest audio there is, a second and three, in no whole number of any pooling."""
+"""Lengths of the audio in frames: the shortest possible, one second, and three. Pooling factors do not divide them."""
 
-Run = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
-"""Recorded audio (batch, samples) and valid samples (batch,) -> logits (batch, frames, units), valid frames (batch,)"""
+ExportedNetwork = Callable[
+    [npt.NDArray[np.float32], npt.NDArray[np.int64]], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+]
+"""Audio (batch, samples), valid samples (batch,) -> logits (batch, frames, units), valid frames (batch,)."""
 
 
 class Batch(NamedTuple):
-    """Utterances side by side; what is not valid is zero."""
+    """A batch of utterances, padded with zeros."""
 
     audio: Tensor
     """(batch, samples)"""
     lengths: Tensor
-    """(batch,)"""
+    """Valid samples, (batch,)."""
 
     @property
-    def mixed(self) -> bool:
-        """Whether there is padding."""
+    def has_padding(self) -> bool:
+        """Whether the utterances differ in length."""
         return len(set(self.lengths.tolist())) > 1
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the logits of two networks, over all valid frames of all audio."""
+    """Difference between the logits of two networks over all valid frames."""
 
     largest: float
-    """Absolute; infinite when shapes differ."""
-    labels: float
-    """The fraction of frames whose best unit differs."""
+    """Largest absolute difference; infinite if the shapes differ."""
+    mismatch_rate: float
+    """Fraction of the frames whose most probable unit differs."""
 
     def check(self, out: Path) -> None:
-        """Raises `InputError`, which says that `out` is not written, when it is more than `TOLERANCE` or no number."""
+        """Raise `InputError` that says that `out` is not written if `largest` is above `TOLERANCE` or not a number."""
         if not self.largest <= TOLERANCE:
             raise InputError(
                 f"{out}: not written: its logits differ from the network's by up to {self.largest:.2g}; "
@@ -58,8 +60,11 @@ class Difference:
             )
 
 
-def batches(architecture: Architecture) -> list[Batch]:
-    """Noise that is loud and quiet by turns, around a middle that is not zero: of each length alone, then of all."""
+def parity_batches(architecture: Architecture) -> list[Batch]:
+    """Return noise of each length in `FRAMES` alone, then all of it as one padded batch.
+
+    The noise varies in loudness and has an offset.
+    """
     generator = np.random.default_rng(0)
     hop = architecture.samples_per_frame
     utterances = []
@@ -71,45 +76,44 @@ def batches(architecture: Architecture) -> list[Batch]:
 
 
 def pad(utterances: Sequence[Tensor]) -> Batch:
-    """Utterances (samples,) of any lengths as a batch."""
+    """Pad utterances, each (samples,), to one batch."""
     lengths = torch.tensor([len(utterance) for utterance in utterances])
     return Batch(torch.nn.utils.rnn.pad_sequence(list(utterances), batch_first=True), lengths)
 
 
-def normalized(batch: Batch) -> Batch:
-    """Each utterance at zero mean and unit variance, as our runtime gives it to networks that want it so."""
+def normalize_batch(batch: Batch) -> Batch:
+    """Normalize each utterance to zero mean and unit variance, as our runtime does for models that expect it."""
     rows = zip(batch.audio, batch.lengths.tolist(), strict=True)
     return pad([torch.from_numpy(normalize(row[:length].numpy())) for row, length in rows])
 
 
-def valid_rows(logits: Tensor, frames: Tensor | None) -> list[Tensor]:
-    """(batch, frames, units), valid frames (batch,) or None when all are -> (frames, units) of each utterance"""
-    counts = [logits.shape[1]] * len(logits) if frames is None else frames.tolist()
-    return [row[:count] for row, count in zip(logits, counts, strict=True)]
+def split_valid(logits: Tensor, frames: Tensor) -> list[Tensor]:
+    """Split logits (batch, frames, units) into utterances (frames, units), given the valid frames (batch,)."""
+    return [row[:count] for row, count in zip(logits, frames.tolist(), strict=True)]
 
 
 @torch.inference_mode()
-def our_logits(network: AcousticModel, batch: Batch, point: CompressionPoint) -> list[Tensor]:
-    """What our runtime computes: (frames, units) of each utterance."""
-    return valid_rows(*network(batch.audio, batch.lengths if batch.mixed else None, point))
+def reference_logits(network: AcousticModel, batch: Batch, point: CompressionPoint) -> list[Tensor]:
+    """Return the logits of our network, (frames, units) for each utterance."""
+    return split_valid(*network(batch.audio, batch.lengths if batch.has_padding else None, point))
 
 
-def difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Difference:
-    """Of logits (frames, units), utterance by utterance."""
+def compare_logits(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Difference:
+    """Return the difference between two lists of logits, (frames, units) for each utterance."""
     if [logits.shape for logits in expected] != [logits.shape for logits in actual]:
         return Difference(float("inf"), 1.0)
     one, other = torch.cat(list(expected)), torch.cat(list(actual))
-    labels = (one.argmax(-1) != other.argmax(-1)).double().mean()
-    return Difference(float((one - other).abs().max()), float(labels))
+    mismatches = (one.argmax(-1) != other.argmax(-1)).double().mean()
+    return Difference(float((one - other).abs().max()), float(mismatches))
 
 
-def measure(model: ModelFile, point: CompressionPoint, run: Run) -> Difference:
-    """How far `run`, a network with normalization inside, is from that of `model`."""
+def measure_difference(model: ModelFile, point: CompressionPoint, exported: ExportedNetwork) -> Difference:
+    """Return the difference between the network of `model` and `exported`, which normalizes the audio itself."""
     network = model.build()
     expected: list[Tensor] = []
     actual: list[Tensor] = []
-    for batch in batches(model.header.architecture):
-        expected += our_logits(network, normalized(batch) if model.header.normalize else batch, point)
-        logits, frames = run(batch.audio.numpy(), batch.lengths.numpy())
-        actual += valid_rows(torch.from_numpy(logits), torch.from_numpy(frames))
-    return difference(expected, actual)
+    for batch in parity_batches(model.header.architecture):
+        expected += reference_logits(network, normalize_batch(batch) if model.header.normalize else batch, point)
+        logits, frames = exported(batch.audio.numpy(), batch.lengths.numpy())
+        actual += split_valid(torch.from_numpy(logits), torch.from_numpy(frames))
+    return compare_logits(expected, actual)

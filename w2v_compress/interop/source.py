@@ -1,4 +1,4 @@
-"""What is exported, and what all formats have in common."""
+"""The input and the result of an export, and checks that all formats share."""
 
 import logging
 import warnings
@@ -8,60 +8,64 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
-from ..model_file.points import Point, resolve_point, untrained
+from ..model_file.points import Point, resolve_point, untrained_warning
 from ..model_file.storage import ModelFile, read_model
 from ..nn.compression import CompressionPoint
-from ..quantization.scheme import widened_state
+from ..quantization.scheme import dequantized_state
 from .parity import Difference
 
 
 @dataclass(frozen=True)
 class Source:
-    """A floating-point recognizer and the point to export it at."""
+    """A floating-point recognizer and the compression point to export it at."""
 
     model: ModelFile
     point: CompressionPoint
-    widened: bool
-    """The file is int8: its weights are what they are there, in fp32; activations are not quantized."""
+    dequantized: bool
+    """Whether the model file is int8. Its weights are then dequantized to fp32, and activations are not quantized."""
 
     @classmethod
     def read(cls, path: Path, point: Point | None, strict: bool) -> "Source":
-        """From a model file; `point` and `strict` are those of `resolve_point`."""
+        """Read a model file; `point` and `strict` are those of `resolve_point`.
+
+        Warns if the model was not trained for the point.
+        """
         model = read_model(path)
-        widened = model.header.quantization is not None
-        if widened:
-            model = ModelFile(replace(model.header, quantization=None), widened_state(model.state))
+        dequantized = model.header.quantization is not None
+        if dequantized:
+            model = ModelFile(replace(model.header, quantization=None), dequantized_state(model.state))
         chosen = resolve_point(model.build(), model.header, point, strict=strict)
-        if message := untrained(model.header, chosen):
+        if message := untrained_warning(model.header, chosen):
             warnings.warn(message, stacklevel=2)
-        return cls(model, chosen, widened)
+        return cls(model, chosen, dequantized)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote, and how far it is from our network in fp32."""
+    """The files that an export wrote, and how far their logits are from our network in fp32."""
 
     source: Source
     files: tuple[Path, ...]
     difference: Difference
+    """Difference of the exported network in fp32."""
     int8: Difference | None = None
-    """Of the file in int8, where that is what was written; `difference` is then that of the file it was made from."""
+    """Difference of the exported network in int8, if it was quantized."""
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
+        """Size of all files in bytes."""
         return sum(file.stat().st_size for file in self.files)
 
 
 def check_suffix(out: Path, suffix: str) -> None:
-    """Raises `InputError` when the name of `out` does not end with `suffix`."""
+    """Raise `InputError` unless the name of `out` ends with `suffix`."""
     if out.suffix != suffix:
         raise InputError(f"{out}: its name must end with {suffix}")
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Within, libraries neither warn nor log: what they say is about their own insides, and parity is checked after."""
+def without_warnings() -> Iterator[None]:
+    """Silence the warnings and log messages of exporters, which are about their internals. Parity is checked anyway."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face transformers, `Wav2Vec2ForCTC` with its processor: the extra `[transformers]`."""
+"""Export to a folder of Hugging Face transformers, `Wav2Vec2ForCTC` with its processor. Needs `[transformers]`."""
 
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,30 @@ from ..model_file.points import Point
 from ..model_file.storage import ModelFile
 from ..nn.compression import UNCOMPRESSED
 from . import transformers_format
-from .parity import Batch, Difference, batches, difference, normalized, valid_rows
-from .source import Exported, Source, quietly
+from .parity import Batch, Difference, compare_logits, normalize_batch, parity_batches, split_valid
+from .source import Exported, Source, without_warnings
 
 UPSAMPLING = "w2v_model.encoder.upsampling."
 
 
 def export_transformers(model: Path, out: Path, *, point: Point | None = None, strict: bool = False) -> Exported:
-    """Write the model file `model` as the new folder `out`, once transformers gives the logits that our network gives,
-    and its processor our text.
+    """Write the model file `model` as the new folder `out`, after comparing logits and text in transformers with ours.
 
-    `point` and `strict` are those of `Recognizer.checked_point`. Raises `InputError`, and leaves no folder, when
-    transformers has no such network or units, or when logits differ by more than `parity.TOLERANCE`.
+    `point` and `strict` are those of `resolve_point`. Raises `InputError` if `Wav2Vec2ForCTC` has no such network or
+    units, or if the logits differ by more than `parity.TOLERANCE`. No folder is then left.
     """
     transformers = load_package()
     source = Source.read(model, point, strict)
     header = source.model.header
     if source.point != UNCOMPRESSED:
         raise InputError(
-            f"{model}: Wav2Vec2ForCTC has no compression points, and SEWForCTC drops the last frames, which ours does "
-            f"not; the point must be {UNCOMPRESSED}, and is {source.point}"
+            f"{model}: the point is {source.point}; it must be {UNCOMPRESSED}, because Wav2Vec2ForCTC has no "
+            "compression points, and SEWForCTC, unlike our models, drops the last frames"
         )
     if header.units.kind != "letter":
-        raise InputError(f"{model}: its units are {header.units.kind}; the tokenizer of Wav2Vec2ForCTC joins letters")
+        raise InputError(
+            f"{model}: its units are {header.units.kind}; they must be letters, which Wav2Vec2CTCTokenizer joins"
+        )
     with creating_folder(out) as folder:
         write_folder(source.model, folder)
         measured, logits = _measure(transformers, source.model, folder)
@@ -49,39 +50,45 @@ def export_transformers(model: Path, out: Path, *, point: Point | None = None, s
 
 
 def load_package() -> Any:
-    """The package transformers, with the classes that are used here. Raises `InputError` when it is missing."""
-    with hiding_broken_torchaudio(), quietly():
+    """Import transformers and the classes that are used here. Raises `InputError` if it is not installed."""
+    with hiding_broken_torchaudio(), without_warnings():
         transformers = require("--format transformers", "transformers", "transformers")
-        from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor  # noqa: F401 - imported on demand, which is now
+        from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor  # noqa: F401 - transformers imports them lazily
 
         transformers.utils.logging.disable_progress_bar()
     return transformers
 
 
 def write_folder(model: ModelFile, folder: Path) -> None:
-    """The files of `Wav2Vec2ForCTC` and `Wav2Vec2Processor` for a floating-point model of letters, at (1, 1, 1)."""
+    """Write the files of `Wav2Vec2ForCTC` and `Wav2Vec2Processor` to `folder`.
+
+    The model must be in floating point, with letters as units. The network is that of the point (1, 1, 1).
+    """
     architecture = model.header.architecture
     state = {
         transformers_format.tensor_name(name): tensor.float().contiguous().clone()
         for name, tensor in model.state.items()
         if not name.startswith(UPSAMPLING)
     }
-    if f"{transformers_format.IDENTITY}weight" not in state:
+    if f"{transformers_format.PROJECTION}weight" not in state:
         channels = architecture.encoder_embed_dim
-        state[f"{transformers_format.IDENTITY}weight"] = torch.eye(channels)
-        state[f"{transformers_format.IDENTITY}bias"] = torch.zeros(channels)
+        state[f"{transformers_format.PROJECTION}weight"] = torch.eye(channels)
+        state[f"{transformers_format.PROJECTION}bias"] = torch.zeros(channels)
     try:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:  # how safetensors reports a full disk
+    except SafetensorError as error:  # safetensors reports a full disk this way
         raise InputError(f"model.safetensors: cannot be written: {error}") from None
-    for name, values in _processor_files(model.header.units, model.header.normalize, masked(model)).items():
+    for name, values in _processor_files(
+        model.header.units, model.header.normalize, uses_attention_mask(model)
+    ).items():
         write_json(folder / name, values)
-    write_json(folder / "config.json", transformers_format.configuration(architecture))
+    write_json(folder / "config.json", transformers_format.to_config(architecture))
 
 
-def masked(model: ModelFile) -> bool:
-    """Whether transformers gives a batch an attention mask. Models with a group norm it pads with plain zeros, which
-    they then hear.
+def uses_attention_mask(model: ModelFile) -> bool:
+    """Return whether transformers passes an attention mask with a batch.
+
+    It passes none to models with a group norm, which treat padding as audio.
     """
     return model.header.architecture.extractor_mode == "layer_norm"
 
@@ -116,35 +123,36 @@ def _processor_files(units: Units, normalize: bool, attention_mask: bool) -> dic
 
 @torch.inference_mode()
 def _measure(transformers: Any, model: ModelFile, folder: Path) -> tuple[Difference, list[Tensor]]:
-    """How far transformers is from our network, and its logits (frames, units) of each utterance.
+    """Return the difference of transformers from our network, and its logits (frames, units) for each utterance.
 
-    Both get the same normalized audio. Of a padded batch of a model with a group norm, both hear the padding.
+    Both get the same normalized audio. In a padded batch for a model with a group norm, both treat padding as audio.
     """
     network = model.build()
-    with quietly():
+    with without_warnings():
         other = transformers.Wav2Vec2ForCTC.from_pretrained(folder, local_files_only=True).eval()
     expected: list[Tensor] = []
     actual: list[Tensor] = []
-    for raw in batches(model.header.architecture):
-        batch = normalized(raw) if model.header.normalize else raw
-        lengths = batch.lengths if batch.mixed and masked(model) else None
+    for raw in parity_batches(model.header.architecture):
+        batch = normalize_batch(raw) if model.header.normalize else raw
+        lengths = batch.lengths if batch.has_padding and uses_attention_mask(model) else None
         logits, frames = network(batch.audio, lengths)
-        expected += valid_rows(logits, frames)
-        actual += valid_rows(other(batch.audio, attention_mask=_mask(batch, lengths)).logits, frames)
-    return difference(expected, actual), actual
+        expected += split_valid(logits, frames)
+        actual += split_valid(other(batch.audio, attention_mask=_attention_mask(batch, lengths)).logits, frames)
+    return compare_logits(expected, actual), actual
 
 
-def _mask(batch: Batch, lengths: Tensor | None) -> Tensor | None:
-    """(batch, samples) of 0 and 1."""
+def _attention_mask(batch: Batch, lengths: Tensor | None) -> Tensor | None:
+    """Return a mask (batch, samples) with 1 for valid samples and 0 for padding, or None without `lengths`."""
     return None if lengths is None else (torch.arange(batch.audio.shape[1]) < lengths.unsqueeze(1)).long()
 
 
 def _check_text(transformers: Any, units: Units, folder: Path, logits: list[Tensor], out: Path) -> None:
-    """Raises `InputError` unless the folder's processor and our units read the same text from `logits`.
+    """Raise `InputError` unless the folder's processor and our units decode `logits` to the same text.
 
-    Without `<s>`, `</s>` and `<unk>`, which CTC never learns to write: there they are spelled out, here left out.
+    `<s>`, `</s>` and `<unk>`, which CTC never learns to output, are excluded: transformers spells them out, and our
+    units drop them.
     """
-    with quietly():
+    with without_warnings():
         processor = transformers.Wav2Vec2Processor.from_pretrained(folder, local_files_only=True)
     unlearned = torch.arange(1, len(transformers_format.SPECIALS))
     for scores in logits:
@@ -152,4 +160,4 @@ def _check_text(transformers: Any, units: Units, folder: Path, logits: list[Tens
         theirs = " ".join(processor.decode(best).split())
         ours = units.decode(best.unique_consecutive().tolist())
         if theirs != ours:
-            raise InputError(f"{out}: not written: its processor reads {theirs[:60]!r} where ours reads {ours[:60]!r}")
+            raise InputError(f"{out}: not written: its processor decodes {theirs[:60]!r}, and our units {ours[:60]!r}")

@@ -1,6 +1,6 @@
-"""Hugging Face transformers' names for what a `Wav2Vec2ForCTC` and ours have in common; needs no transformers.
+"""Names and settings of Hugging Face's `Wav2Vec2ForCTC` in terms of ours. Does not need transformers.
 
-In its vocabulary the CTC blank is the token for padding, so that the first four units are named otherwise there.
+In transformers' vocabulary the CTC blank is the padding token, so the first four units have other names there.
 """
 
 import re
@@ -11,18 +11,18 @@ from ..errors import InputError
 from ..nn.architecture import Architecture
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
-"""Names of the first four units; fairseq's are `data.units.SPECIALS`."""
+"""Names of the first four units in transformers; fairseq's are in `data.units.SPECIALS`."""
 ROLES = ("pad_token", "bos_token", "eos_token", "unk_token")
-"""What these tokens are called in a tokenizer's configuration."""
-IDENTITY = "wav2vec2.feature_projection.projection."
-"""Of features to the encoder's width, which transformers has between equal widths too."""
+"""Names of these tokens in a tokenizer's configuration."""
+PROJECTION = "wav2vec2.feature_projection.projection."
+"""Prefix of the projection from features to the encoder's width. transformers has it between equal widths too."""
 
-_RENAMES = tuple(
+_TENSOR_NAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^proj\.", "lm_head."),
         (r"^w2v_model\.layer_norm\.", "wav2vec2.feature_projection.layer_norm."),
-        (r"^w2v_model\.post_extract_proj\.", IDENTITY),
+        (r"^w2v_model\.post_extract_proj\.", PROJECTION),
         (r"^w2v_model\.mask_emb$", "wav2vec2.masked_spec_embed"),
         (r"^w2v_model\.", "wav2vec2."),
         (r"\.conv_layers\.(\d+)\.0\.", r".conv_layers.\1.conv."),
@@ -36,7 +36,7 @@ _RENAMES = tuple(
         (r"\.fc2\.", ".feed_forward.output_dense."),
     )
 )
-_OLD_NAMES = (
+_WEIGHT_NORM_NAMES = (
     (re.compile(r"\.conv\.weight_g$"), ".conv.parametrizations.weight.original0"),
     (re.compile(r"\.conv\.weight_v$"), ".conv.parametrizations.weight.original1"),
 )
@@ -53,38 +53,38 @@ _FIELDS = {
     "num_units": "vocab_size",
 }
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
-_ONLY = {
+_FIXED_SETTINGS = {
     "model_type": "wav2vec2",
     "feat_extract_activation": "gelu",
     "layer_norm_eps": 1e-5,
     "add_adapter": False,
     "adapter_attn_dim": None,
 }
-"""Settings that change the network in ways ours does not know, and their only allowed value."""
+"""Settings that our network does not have, and the only value that is supported."""
 
 
 def tensor_name(name: str) -> str:
-    """The name in transformers of a tensor in `AcousticModel.state_dict`."""
-    return _renamed(name, _RENAMES)
+    """Return the name in transformers of a tensor in `AcousticModel.state_dict`."""
+    return _rename(name, _TENSOR_NAMES)
 
 
 def current_name(name: str) -> str:
-    """The name of today for a tensor in a file of transformers: weight norm once had others."""
-    return _renamed(name, _OLD_NAMES)
+    """Return the current name of a tensor in transformers, whose older versions named the weight norm otherwise."""
+    return _rename(name, _WEIGHT_NORM_NAMES)
 
 
-def _renamed(name: str, renames: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+def _rename(name: str, renames: tuple[tuple[re.Pattern[str], str], ...]) -> str:
     for pattern, replacement in renames:
         name = pattern.sub(replacement, name)
     return name
 
 
-def configuration(architecture: Architecture) -> dict[str, Any]:
-    """`config.json` of the network at (1, 1, 1), where nothing is upsampled."""
+def to_config(architecture: Architecture) -> dict[str, Any]:
+    """Return the values of `config.json` for the network at (1, 1, 1), which has no upsampling."""
     convolutions = zip(_CONVOLUTIONS, zip(*architecture.conv_layers, strict=True), strict=True)
     return {
         "architectures": ["Wav2Vec2ForCTC"],
-        **_ONLY,
+        **_FIXED_SETTINGS,
         **{theirs: getattr(architecture, ours) for ours, theirs in _FIELDS.items()},
         **{name: list(values) for name, values in convolutions},
         "num_feat_extract_layers": len(architecture.conv_layers),
@@ -96,14 +96,14 @@ def configuration(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def architecture_of(config: Mapping[str, Any], num_units: int) -> Architecture:
-    """The inverse of `configuration`; what `config.json` leaves out is as in the base model.
+def from_config(config: Mapping[str, Any], num_units: int) -> Architecture:
+    """Read the values of `config.json`, with the base model's value for each that is missing.
 
-    Raises `InputError` that names a setting which our network does not have.
+    Raises `InputError` that names a setting that our network does not support.
     """
     if config.get("model_type") is None:
-        raise InputError("`model_type` is missing: this is no configuration of transformers")
-    for name, allowed in _ONLY.items():
+        raise InputError("`model_type` is missing: this is not a configuration of transformers")
+    for name, allowed in _FIXED_SETTINGS.items():
         if config.get(name, allowed) != allowed:
             raise InputError(f"`{name}` is {config[name]!r}; only {allowed!r} is supported")
     fields = {ours: config[theirs] for ours, theirs in _FIELDS.items() if theirs in config}
@@ -115,7 +115,7 @@ def architecture_of(config: Mapping[str, Any], num_units: int) -> Architecture:
             raise InputError(f"`{name}` is {values!r}; it must be a list")
         layers.append(values)
     if len({len(values) for values in layers}) > 1:
-        raise InputError(f"{', '.join(f'`{name}`' for name in _CONVOLUTIONS)} must be of one length")
+        raise InputError(f"{', '.join(f'`{name}`' for name in _CONVOLUTIONS)} must have the same length")
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
         raise InputError(f"`feat_extract_norm` is {norm!r}; it must be one of group, layer")

@@ -1,6 +1,6 @@
-"""Folders of Hugging Face transformers to model files: `Wav2Vec2ForCTC` in safetensors; needs no transformers.
+"""Import of a folder of Hugging Face transformers, `Wav2Vec2ForCTC` in safetensors. Does not need transformers.
 
-Nothing in a folder is run: its files are JSON and numbers.
+Importing a folder never runs code from it: its files hold JSON and numbers only.
 """
 
 import json
@@ -15,26 +15,24 @@ from torch import Tensor
 
 from ..data.audio import SAMPLE_RATE
 from ..data.units import SPECIALS, Units
-from ..errors import InputError
+from ..errors import InputError, prefixed, readable
 from ..model_file.header import Header
-from ..model_file.storage import ModelFile, write_model
-from ..nn.acoustic_model import AcousticModel
+from ..model_file.storage import ModelFile, build_skeleton, write_model
 from ..nn.architecture import Architecture
-from ..nn.meta import without_memory
 from . import transformers_format
 
 WEIGHTS = "model.safetensors"
-NEVER = -1e4
-"""The logit of a unit that the folder does not have: less than any other, and a number in fp16 too."""
+ABSENT_LOGIT = -1e4
+"""Logit of a unit that the folder lacks: below all others, and finite in fp16."""
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """The units of a folder in our order."""
+    """The output units of a folder in our order."""
 
     units: Units
-    classes: list[int | None]
-    """Which row of its CTC head each one is; None where it has none."""
+    rows: list[int | None]
+    """Row of the folder's CTC head for each unit, or None if it has none."""
 
 
 def import_transformers(folder: Path, out: Path) -> ModelFile:
@@ -45,11 +43,12 @@ def import_transformers(folder: Path, out: Path) -> ModelFile:
 
 
 def read_transformers(folder: Path) -> ModelFile:
-    """The recognizer in a folder of transformers: config.json, model.safetensors, vocab.json, the tokenizer's and the
-    feature extractor's configuration.
+    """Read the recognizer in a folder of transformers.
 
-    Units are put in fairseq's order, blank first; those of its first four that the folder lacks get the logit `NEVER`.
-    Raises `InputError` that names the file and what is missing or what our network does not have.
+    The folder holds config.json, model.safetensors, vocab.json, and the configuration of the tokenizer and the feature
+    extractor. Units are reordered to fairseq's order, with the blank first. Those of fairseq's first four units that
+    the folder lacks get the logit `ABSENT_LOGIT`. Raises `InputError` that names the file and what is missing, or the
+    setting that our network does not support.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -60,55 +59,42 @@ def read_transformers(folder: Path) -> ModelFile:
     if head is None or head.ndim != 1:
         raise InputError(f"{folder / WEIGHTS}: `lm_head.bias`, the CTC head, is missing: this model was not fine-tuned")
     vocabulary, normalize = _read_vocabulary(folder, len(head)), _read_normalize(folder)
-    try:
-        architecture = transformers_format.architecture_of(config, len(vocabulary.units.symbols))
-    except InputError as error:
-        raise InputError(f"{config_file}: {error}") from None
-    try:
-        state = _state(architecture, tensors, vocabulary.classes)
+    with prefixed(config_file):
+        architecture = transformers_format.from_config(config, len(vocabulary.units.symbols))
+    with prefixed(folder / WEIGHTS):
+        state = _convert_state(architecture, tensors, vocabulary.rows)
         return ModelFile(Header(architecture=architecture, units=vocabulary.units, normalize=normalize), state)
-    except InputError as error:
-        raise InputError(f"{folder / WEIGHTS}: {error}") from None
 
 
-def _state(architecture: Architecture, tensors: dict[str, Tensor], classes: list[int | None]) -> dict[str, Tensor]:
-    """Our state dict; takes the tensors out of `tensors`, of which none may be left."""
+def _convert_state(
+    architecture: Architecture, tensors: dict[str, Tensor], head_rows: list[int | None]
+) -> dict[str, Tensor]:
+    """Return our state dict. Removes its tensors from `tensors`; raise `InputError` if one is missing or left over."""
     if architecture.conv_layers[-1][0] == architecture.encoder_embed_dim:
         _drop_identity(tensors)
-    if "wav2vec2.encoder.layer_norm.bias" in tensors:  # not trained, and not saved, where nothing was masked
+    if "wav2vec2.encoder.layer_norm.bias" in tensors:  # absent in models trained without masking
         tensors.setdefault("wav2vec2.masked_spec_embed", torch.zeros_like(tensors["wav2vec2.encoder.layer_norm.bias"]))
     state = {}
-    for name in _tensor_names(architecture, len(tensors)):
+    for name in build_skeleton(architecture, len(tensors)).state_dict():
         theirs = transformers_format.tensor_name(name)
         if theirs not in tensors:
             raise InputError(f"the tensor `{theirs}` is missing")
         state[name] = tensors.pop(theirs)
     if tensors:
         raise InputError(f"the tensor `{min(tensors)}` is unknown")
-    for name, absent in (("proj.weight", 0.0), ("proj.bias", NEVER)):
+    for name, absent in (("proj.weight", 0.0), ("proj.bias", ABSENT_LOGIT)):
         rows = state[name]
-        state[name] = torch.stack([torch.full_like(rows[0], absent) if row is None else rows[row] for row in classes])
+        state[name] = torch.stack([torch.full_like(rows[0], absent) if row is None else rows[row] for row in head_rows])
     return state
 
 
-def _tensor_names(architecture: Architecture, tensors: int) -> list[str]:
-    """Of the network, once it is sure that a file of so many tensors cannot make us build many more."""
-    if max(architecture.encoder_layers, len(architecture.conv_layers)) > tensors:
-        raise InputError(f"there are {tensors} tensors, too few for the layers in config.json")
-    try:
-        with without_memory():
-            return list(AcousticModel(architecture).state_dict())
-    except (RuntimeError, TypeError, OverflowError, MemoryError):
-        raise InputError("the sizes in config.json are impossible") from None
-
-
 def _drop_identity(tensors: dict[str, Tensor]) -> None:
-    """Between equal widths our network, as fairseq's, has no projection: transformers' must change nothing."""
-    weight, bias = (tensors.pop(f"{transformers_format.IDENTITY}{name}", None) for name in ("weight", "bias"))
+    """Remove the projection between equal widths, which our network lacks; raise `InputError` if not the identity."""
+    weight, bias = (tensors.pop(f"{transformers_format.PROJECTION}{name}", None) for name in ("weight", "bias"))
     if weight is None or bias is None or not torch.equal(weight, torch.eye(len(weight)).to(weight)) or bias.any():
         raise InputError(
-            f"`{transformers_format.IDENTITY}weight` projects between equal widths, which our network does not; "
-            "only the identity is supported"
+            f"`{transformers_format.PROJECTION}weight` projects between equal widths, which our network does not; "
+            "it must be the identity"
         )
 
 
@@ -118,13 +104,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         found = next(iter(sorted(folder.glob("pytorch_model*.bin"))), None)
         if found is not None:
             raise InputError(
-                f"{found}: reading it could run code, so only {WEIGHTS} is read: convert the folder with "
+                f"{found}: not read, because a pickle can run code; it must be {WEIGHTS}. Convert the folder with "
                 f"`python -c \"from transformers import Wav2Vec2ForCTC as M; M.from_pretrained('{folder}')"
                 f".save_pretrained('{folder}')\"`"
             )
-        raise InputError(f"{path}: no such file; weights in several files are not read")
+        raise InputError(f"{path}: no such file; weights split into several files are not supported")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with readable(path), safe_open(path, framework="pt", device="cpu") as file:
             return {transformers_format.current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
@@ -134,7 +120,7 @@ def _read_vocabulary(folder: Path, rows: int) -> _Vocabulary:
     path, configuration = folder / "vocab.json", folder / "tokenizer_config.json"
     tokens = _read_json(path) | _read_json(folder / "added_tokens.json", optional=True)
     if any(type(number) is not int for number in tokens.values()):
-        raise InputError(f"{path}: it must be an object of tokens and their numbers, of one language")
+        raise InputError(f"{path}: must be a JSON object of tokens and their numbers, for one language")
     symbols = {number: token for token, number in tokens.items()}
     missing = sorted(set(range(rows)) - symbols.keys())
     if missing:
@@ -145,22 +131,20 @@ def _read_vocabulary(folder: Path, rows: int) -> _Vocabulary:
         raise InputError(
             f"{configuration}: `tokenizer_class` is {settings['tokenizer_class']!r}; it must be 'Wav2Vec2CTCTokenizer'"
         )
-    classes: list[int | None] = []
-    for role, usual in zip(transformers_format.ROLES, transformers_format.SPECIALS, strict=True):
-        number = tokens.get(_content(settings.get(role, usual)))
-        classes.append(number if number is not None and number < rows and number not in classes else None)
-    if classes[0] is None:
+    head_rows: list[int | None] = []
+    for role, default in zip(transformers_format.ROLES, transformers_format.SPECIALS, strict=True):
+        number = tokens.get(_content(settings.get(role, default)))
+        head_rows.append(number if number is not None and number < rows and number not in head_rows else None)
+    if head_rows[0] is None:
         raise InputError(f"{path}: has no {settings.get('pad_token', '<pad>')!r}, which is the CTC blank")
-    others = [number for number in range(rows) if number not in classes]
-    try:
+    others = [number for number in range(rows) if number not in head_rows]
+    with prefixed(path):
         units = Units("letter", (*SPECIALS, *map(_spelling(settings), (symbols[number] for number in others))))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return _Vocabulary(units, [*classes, *others])
+    return _Vocabulary(units, [*head_rows, *others])
 
 
 def _spelling(settings: dict[str, Any]) -> Callable[[str], str]:
-    """How our units write a token: the end of a word is `|`, and the case is that of the text."""
+    """Return a function from a token to our unit: `|` for the word delimiter, lower case if the tokenizer lowers it."""
     delimiter = _content(settings.get("word_delimiter_token", "|"))
     lower = settings.get("do_lower_case") is True
 
@@ -173,18 +157,18 @@ def _spelling(settings: dict[str, Any]) -> Callable[[str], str]:
 
 
 def _content(token: Any) -> Any:
-    """A token's text, which files also have in an object with its properties."""
+    """Return the text of a token, which files store as text or as an object with further properties."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _read_normalize(folder: Path) -> bool:
-    """Of the feature extractor, which is in a file of its own or a part of the processor's."""
+    """Read `do_normalize` of the feature extractor, from its own file or that of the processor."""
     path = folder / "preprocessor_config.json"
     values = _read_json(path, optional=True)
     if not values:
         values = _read_json(folder / "processor_config.json", optional=True).get("feature_extractor", {})
     if not values or not isinstance(values, dict):
-        raise InputError(f"{path}: no such file, and nothing in processor_config.json stands for it")
+        raise InputError(f"{path}: no such file, and processor_config.json has no `feature_extractor`")
     rate, normalize = values.get("sampling_rate", SAMPLE_RATE), values.get("do_normalize", True)
     if rate != SAMPLE_RATE:
         raise InputError(f"{path}: `sampling_rate` is {rate!r}; it must be {SAMPLE_RATE}")
@@ -194,15 +178,15 @@ def _read_normalize(folder: Path) -> bool:
 
 
 def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where `optional` and there is none."""
+    """Read the object in a JSON file; return an empty one if the file is `optional` and does not exist."""
     if optional and not path.is_file():
         return {}
+    with readable(path):
+        content = path.read_bytes()
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: is not JSON") from None
+        raise InputError(f"{path}: not JSON") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a JSON object")
     return values

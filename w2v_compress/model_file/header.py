@@ -1,4 +1,4 @@
-"""What the metadata of a model file says."""
+"""The metadata of a model file."""
 
 import dataclasses
 import json
@@ -15,28 +15,28 @@ from .sweep import Sweep
 
 METADATA_KEY = "w2v_compress"
 FORMAT_VERSION = 2
-FIRST_VERSION_POINTS = [[1, 1, 1]]
-"""The `compression_points` that every file of format version 1 has."""
+VERSION_1_POINTS = [[1, 1, 1]]
+"""The value of `compression_points` in every file of format version 1."""
 UNCOMPRESSED_ONLY = CompressionSpace(points=(UNCOMPRESSED,))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the metadata says. Raises `InputError` that names the field when the parts do not fit together."""
+    """The metadata of a model file. Raises `InputError` that names the field if a value is invalid."""
 
     architecture: Architecture
     units: Units
     normalize: bool
-    """The model wants audio of zero mean and unit variance, utterance by utterance."""
+    """Whether the model expects each utterance at zero mean and unit variance."""
     sample_rate: int = SAMPLE_RATE
     space: CompressionSpace = UNCOMPRESSED_ONLY
-    """The points that the model was trained for."""
+    """The compression points that the model was trained for."""
     point: CompressionPoint = UNCOMPRESSED
-    """The point to run at unless told otherwise."""
+    """The default compression point."""
     sweep: Sweep | None = None
-    """Quality and cost by point, where they were measured."""
+    """Measured accuracy and speed at each point, or None."""
     quantization: dict[str, Any] | None = None
-    """None for floating point; else the scheme and what it did to which tensor, for `quantization` to interpret."""
+    """The quantization scheme and its options, which `quantization.scheme` reads; None for a floating-point model."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.normalize, bool):
@@ -53,12 +53,11 @@ class Header:
 
     @property
     def seconds_per_frame(self) -> float:
-        """From one row of the network's output to the next: 0.02 in the published models."""
+        """Seconds between two frames of the network's output, 0.02 in the published models."""
         return self.architecture.samples_per_frame / self.sample_rate
 
-    @property
-    def trained_points(self) -> str:
-        """The space in words: points, or the factors whose combinations they are."""
+    def describe_space(self) -> str:
+        """Return the compression points of `space` as text, or the factors that they combine."""
         if self.space.points:
             return " ".join(map(str, self.space.points))
         factors = (self.space.squeeze, self.space.query_pool, self.space.key_value_pool)
@@ -66,7 +65,7 @@ class Header:
         return ", ".join(choices) + (", Q and K layer by layer" if self.space.layer_wise else "")
 
     def to_json(self) -> str:
-        """The text that goes under the key `w2v_compress`."""
+        """Return the JSON text to store under the metadata key `w2v_compress`."""
         values = {
             "format_version": FORMAT_VERSION,
             "architecture": self.architecture.to_dict(),
@@ -81,18 +80,8 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str) -> "Header":
-        """The inverse of `to_json`; `InputError` names the field that is missing, unknown or wrong."""
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(f"the metadata under `{METADATA_KEY}` is not JSON") from None
-        if not isinstance(values, dict):
-            raise InputError(f"the metadata under `{METADATA_KEY}` must be a JSON object")
-        version = values.pop("format_version", None)
-        if version == 1:
-            values = _of_first_version(values)
-        elif version != FORMAT_VERSION:
-            raise InputError(f"`format_version` is {version!r}; this program reads 1 and {FORMAT_VERSION}")
+        """Read the text that `to_json` returns; raise `InputError` that names a missing, unknown or invalid field."""
+        values = _parse_fields(text)
         names = {field.name for field in dataclasses.fields(cls)} - {"space", "point"} | {"compression"}
         for problem, fields in (("missing", names - set(values)), ("unknown", set(values) - names)):
             if fields:
@@ -113,16 +102,32 @@ class Header:
         return cls(**values)
 
     def check_points(self, model: AcousticModel) -> None:
-        """Raises `InputError` when `model`, the network of this header, lacks a point that the header names."""
+        """Raise `InputError` if the header names a compression point that its network, `model`, cannot run."""
         swept = [] if self.sweep is None else [measured.point for measured in self.sweep.points]
         for point in (self.point, *self.space.all_points(), *swept):
-            model.w2v_model.encoder.pools_at(point)
+            model.w2v_model.encoder.pools_per_layer(point)
 
 
-def _of_first_version(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of today from those of format version 1, whose networks all were trained for (1, 1, 1)."""
+def _parse_fields(text: str) -> dict[str, Any]:
+    """Return the fields of the JSON object in `text`, in the current format version and without `format_version`."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"the metadata under `{METADATA_KEY}` is not JSON") from None
+    if not isinstance(values, dict):
+        raise InputError(f"the metadata under `{METADATA_KEY}` must be a JSON object")
+    version = values.pop("format_version", None)
+    if version == 1:
+        return _upgrade_version_1(values)
+    if version != FORMAT_VERSION:
+        raise InputError(f"`format_version` is {version!r}; this program reads 1 and {FORMAT_VERSION}")
+    return values
+
+
+def _upgrade_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Convert the fields of format version 1, whose networks were all trained for (1, 1, 1), to the current ones."""
     points = values.pop("compression_points", None)
-    if points != FIRST_VERSION_POINTS:
-        raise InputError(f"`compression_points` is {points!r}; in format version 1 it must be {FIRST_VERSION_POINTS}")
-    only = str(UNCOMPRESSED)
-    return values | {"compression": {"space": {"points": [only]}, "point": only}, "sweep": None}
+    if points != VERSION_1_POINTS:
+        raise InputError(f"`compression_points` is {points!r}; in format version 1 it must be {VERSION_1_POINTS}")
+    point = str(UNCOMPRESSED)
+    return values | {"compression": {"space": {"points": [point]}, "point": point}, "sweep": None}

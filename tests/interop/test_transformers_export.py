@@ -79,16 +79,16 @@ def test_gives_what_the_recognizer_gives_and_comes_back(
 def test_the_documented_way_works_as_printed(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], wav: Callable[..., Path]
 ) -> None:
-    """In the environment that README makes, where fairseq brings a torchaudio that cannot be imported."""
+    """In an environment made as README says, fairseq installs a torchaudio that cannot be imported."""
     path, audio = small_path("base"), wav("speech.wav", 1.0)
     assert run("export", path, tmp_path / "folder", "--format", "transformers")[0] == 0
-    docs = (Path(__file__).resolve().parents[3] / "docs" / "export.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", docs, re.DOTALL) if "Wav2Vec2ForCTC" in block]
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    written = re.sub("<s>|</s>|<unk>", "", done.stdout)  # which only a network that never learned writes
+    written = re.sub("<s>|</s>|<unk>", "", done.stdout)  # output only by a network that was never trained
     assert written.split() == Recognizer.load(path, precision="fp32").transcribe(audio).split()
 
 
@@ -111,13 +111,13 @@ def test_what_transformers_cannot_express_is_one_line_and_leaves_nothing(
     command = ("export", path, folder, "--format", "transformers")
     status, _, err = run(*command)
     assert (status, err.count("\n")) == (1, 1)
-    assert "the point must be 1,1,1, and is 2,1,1" in err
+    assert "the point is 2,1,1; it must be 1,1,1, because" in err
     folder.mkdir()
     (folder / "mine").touch()
     status, _, err = run(*command, "--point", "1,1,1")
     assert (status, err) == (1, f"w2v-compress: {folder}: cannot be written: it exists and is not an empty folder\n")
     (folder / "mine").unlink()
-    monkeypatch.setattr(transformers_export, "difference", lambda *_: Difference(0.01, 0.0))
+    monkeypatch.setattr(transformers_export, "compare_logits", lambda *_: Difference(0.01, 0.0))
     status, _, err = run(*command, "--point", "1,1,1")
     assert status == 1
     assert "not written: its logits differ from the network's by up to 0.01" in err
@@ -125,7 +125,7 @@ def test_what_transformers_cannot_express_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(Units, "decode", lambda *_: "SOMETHING ELSE")
     status, _, err = run(*command, "--point", "1,1,1")
     assert status == 1
-    assert "where ours reads 'SOMETHING ELSE'" in err
+    assert "and our units 'SOMETHING ELSE'" in err
     monkeypatch.undo()
     assert os.listdir(folder) == []
     assert sorted(os.listdir(tmp_path)) == ["folder", "small.safetensors"]

@@ -1,36 +1,37 @@
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from w2v_compress.interop import parity
-from w2v_compress.interop.parity import Difference, batches, difference, measure
+from w2v_compress.interop.parity import Difference, compare_logits, measure_difference, parity_batches
 from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import UNCOMPRESSED
 
 
 def test_three_lengths_and_a_padded_batch_down_to_one_frame(tiny_model: Callable[..., ModelFile]) -> None:
     architecture = tiny_model().header.architecture
-    *alone, together = batches(architecture)
+    *alone, together = parity_batches(architecture)
     assert [architecture.frames(int(batch.lengths)) for batch in alone] == list(parity.FRAMES)
-    assert not any(batch.mixed for batch in alone)
-    assert together.mixed
+    assert not any(batch.has_padding for batch in alone)
+    assert together.has_padding
     assert together.lengths.tolist() == [int(batch.lengths) for batch in reversed(alone)]
     for row, length, batch in zip(together.audio, together.lengths, reversed(alone), strict=True):
         assert torch.equal(row[:length], batch.audio[0])
         assert not row[length:].any()
 
 
-def test_difference() -> None:
+def test_compare_logits() -> None:
     one, other = torch.zeros(3, 2), torch.zeros(1, 2)
-    assert difference([one, other], [one.clone(), other.clone()]) == Difference(0.0, 0.0)
+    assert compare_logits([one, other], [one.clone(), other.clone()]) == Difference(0.0, 0.0)
     changed = torch.tensor([[0.0, 0.5], [0.0, 0.0], [-0.25, 0.0]])
-    assert difference([one, other], [changed, other]) == Difference(0.5, 0.5)
-    assert difference([one], [one[:2]]).largest == float("inf")
+    assert compare_logits([one, other], [changed, other]) == Difference(0.5, 0.5)
+    assert compare_logits([one], [one[:2]]).largest == float("inf")
     with pytest.raises(ValueError, match="out: not written: its logits differ from the network's by up to nan"):
-        difference([one], [torch.full((3, 2), torch.nan)]).check(parity.Path("out"))
+        compare_logits([one], [torch.full((3, 2), torch.nan)]).check(Path("out"))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -42,11 +43,11 @@ def test_measures_the_network_with_its_normalization(tiny_model: Callable[..., M
     def run(audio: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = parity.Batch(torch.from_numpy(audio), torch.from_numpy(lengths))
         if normalize is not wrongly:
-            batch = parity.normalized(batch)
+            batch = parity.normalize_batch(batch)
         logits, frames = network(batch.audio, batch.lengths)
         return logits.numpy(), frames.numpy()
 
     wrongly = False
-    assert measure(model, UNCOMPRESSED, run).largest < 1e-4
+    assert measure_difference(model, UNCOMPRESSED, run).largest < 1e-4
     wrongly = True
-    assert measure(model, UNCOMPRESSED, run).largest > 1e-2
+    assert measure_difference(model, UNCOMPRESSED, run).largest > 1e-2
