@@ -1,4 +1,4 @@
-"""Architectures: what is refused, lengths, and the expressions that fairseq would evaluate."""
+"""Architectures: validation, frame counts, and parsing of the expressions that fairseq evaluates."""
 
 import dataclasses
 
@@ -25,12 +25,12 @@ from w2v_compress.nn.architecture import WAV2VEC2_CONV_LAYERS
         ("layer_norm_first", "yes", "`layer_norm_first` is 'yes'; it must be true or false"),
     ],
 )
-def test_impossible_values_are_named(field, value, message):
+def test_an_invalid_value_raises_an_error_with_the_field(field, value, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         dataclasses.replace(Architecture(), **{field: value})
 
 
-def test_dictionaries_and_fairseq_settings_give_the_same_architecture_back():
+def test_architectures_round_trip_through_dictionaries_and_fairseq_settings():
     for architecture in ARCHITECTURES.values():
         assert Architecture.from_dict(architecture.to_dict()) == architecture
         settings = architecture.to_fairseq()
@@ -42,7 +42,7 @@ def test_dictionaries_and_fairseq_settings_give_the_same_architecture_back():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 401, 719, 720, 16000, 123457])
-def test_frames_are_those_of_the_convolutions(samples):
+def test_frame_count_equals_the_output_length_of_the_convolutions(samples):
     architecture = dataclasses.replace(
         Architecture(), conv_layers=tuple((4, kernel, stride) for _, kernel, stride in WAV2VEC2_CONV_LAYERS),
         encoder_layers=1, encoder_embed_dim=16, encoder_attention_heads=2, encoder_ffn_embed_dim=16,
@@ -57,13 +57,13 @@ def test_frames_are_those_of_the_convolutions(samples):
         assert model(torch.randn(1, samples))[0].shape == (1, expected, 32)
 
 
-def test_names():
+def test_named_architectures():
     assert named_architecture("student-4").encoder_layers == 4
     with pytest.raises(InputError, match="must be one of base, large"):
         named_architecture("tiny")
 
 
-def test_fairseq_expressions_are_read():
+def test_conv_layers_parse_as_in_fairseq():
     text = "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]"
     assert parse_conv_layers(text) == WAV2VEC2_CONV_LAYERS == tuple(eval(text))
     assert parse_conv_layers("((8, 3, 1),)") == ((8, 3, 1),)
@@ -86,6 +86,6 @@ def test_fairseq_expressions_are_read():
         "",
     ],
 )
-def test_other_expressions_are_refused(text):
+def test_other_expressions_are_rejected(text):
     with pytest.raises(InputError):
         parse_conv_layers(text)

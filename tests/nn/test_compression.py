@@ -1,4 +1,4 @@
-"""Compression points and spaces: how they are written, what is refused, and what is sampled."""
+"""Compression points and spaces: parsing, validation and sampling."""
 
 import dataclasses
 import itertools
@@ -19,17 +19,17 @@ POINTS = {
     "16,1:2,2:1": CompressionPoint(16, (1, 2), (2, 1)),
 }
 CHI_SQUARE_999 = {3: 16.27, 15: 37.70}
-"""What a sum of so many squared normal variables exceeds once in a thousand times (tables of the distribution)."""
+"""99.9th percentile of the chi-square distribution by degrees of freedom."""
 
 
 @pytest.mark.parametrize("text", POINTS)
-def test_a_point_is_read_as_it_is_written(text: str):
+def test_points_round_trip_through_text(text: str):
     assert CompressionPoint.parse(text) == POINTS[text]
     assert str(POINTS[text]) == text
     assert hash(CompressionPoint.parse(text)) == hash(POINTS[text])
 
 
-def test_the_same_function_is_written_in_one_way():
+def test_equivalent_points_compare_equal():
     assert CompressionPoint.parse("2,1:1:1,2:2:2") == CompressionPoint(2, 1, 2)
     assert str(CompressionPoint(1, (2, 2), (1, 2))) == "1,2,1:2"
     assert CompressionPoint.parse(" 2, 1, 1 ") == CompressionPoint(2)
@@ -37,11 +37,11 @@ def test_the_same_function_is_written_in_one_way():
 
 
 @pytest.mark.parametrize(("text", "label"), [("2,1,1", "s2_q1_k1"), ("2,1:1:2:2,2", "s2_q1-1-2-2_k2")])
-def test_labels_hold_what_names_of_metrics_may(text: str, label: str):
+def test_labels_have_no_commas_or_colons(text: str, label: str):
     assert CompressionPoint.parse(text).label == label
 
 
-def test_labels_differ_where_points_do():
+def test_labels_are_unique():
     factors = (1, 2, (1, 2), (2, 1), (1, 1, 2))
     points = {
         CompressionPoint(squeeze, *pools) for squeeze in (1, 2, 12) for pools in itertools.product(factors, factors)
@@ -52,7 +52,7 @@ def test_labels_differ_where_points_do():
 @pytest.mark.parametrize(
     "text", ["", "2", "2,1", "2,1,1,1", "a,1,1", "2,1.5,1", "1:2,1,1", "2,,1", "2,1:,1", "(2,1,1)"]
 )
-def test_what_is_no_point_is_refused_with_an_example(text: str):
+def test_invalid_text_raises_an_error_with_an_example(text: str):
     with pytest.raises(InputError, match="it must be S,Q,K such as 2,1,1"):
         CompressionPoint.parse(text)
 
@@ -69,12 +69,12 @@ def test_what_is_no_point_is_refused_with_an_example(text: str):
         ((1, "2", 1), "query_pool", "'2'"),
     ],
 )
-def test_impossible_factors_are_named(factors: tuple[Any, ...], name: str, value: str):
+def test_an_invalid_factor_raises_an_error_with_its_field(factors: tuple[Any, ...], name: str, value: str):
     with pytest.raises(InputError, match=f"`{name}` holds {value}; a factor must be a whole number from 1 to 16"):
         CompressionPoint(*factors)
 
 
-def test_factors_of_each_layer():
+def test_pooling_factors_per_layer():
     assert CompressionPoint(3, 2, 4).pools_per_layer(3) == [(2, 4)] * 3
     assert CompressionPoint.parse("2,1:2:4,2").pools_per_layer(3) == [(1, 2), (2, 2), (4, 2)]
     with pytest.raises(InputError, match="`query_pool` has 3 factors, but the network has 4 layers"):
@@ -83,7 +83,7 @@ def test_factors_of_each_layer():
         CompressionPoint.parse("2,1,1:2").pools_per_layer(12)
 
 
-def test_the_default_space_is_every_combination_least_compressed_first():
+def test_the_default_space_has_all_combinations_least_compressed_first():
     space = CompressionSpace()
     points = space.all_points()
     assert points == [CompressionPoint(*point) for point in itertools.product((1, 2, 3, 4), (1, 2), (1, 2))]
@@ -96,7 +96,7 @@ def test_the_default_space_is_every_combination_least_compressed_first():
     assert CompressionPoint(1, (1, 3)) not in dataclasses.replace(space, layer_wise=True)
 
 
-def test_listed_points_are_the_space():
+def test_a_space_of_listed_points():
     points = parse_points(["4,1,1", "2,1:2,1", "2,1,1"])
     space = CompressionSpace(points=points)
     assert space.all_points() == list(points)
@@ -116,7 +116,7 @@ def test_listed_points_are_the_space():
         ({"points": (UNCOMPRESSED,), "layer_wise": True}, "`layer_wise` samples factors"),
     ],
 )
-def test_impossible_spaces_are_named(fields: dict[str, Any], message: str):
+def test_an_invalid_space_raises_an_error_with_the_field(fields: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         CompressionSpace(**fields)
 
@@ -129,7 +129,7 @@ def test_impossible_spaces_are_named(fields: dict[str, Any], message: str):
         CompressionSpace(points=parse_points(["2,1:2,1", "1,1,1"])),
     ],
 )
-def test_a_space_goes_through_json(space: CompressionSpace):
+def test_spaces_round_trip_through_json(space: CompressionSpace):
     assert CompressionSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
 
 
@@ -146,13 +146,13 @@ def test_a_space_goes_through_json(space: CompressionSpace):
         ({"layer_wise": 1}, "`layer_wise` is 1; it must be true or false"),
     ],
 )
-def test_values_that_are_no_space_are_refused(values: Any, message: str):
+def test_invalid_dictionaries_are_rejected(values: Any, message: str):
     with pytest.raises(InputError, match=message):
         CompressionSpace.from_dict(values)
 
 
 @pytest.mark.parametrize("layer_wise", [False, True])
-def test_samples_are_a_function_of_seed_update_and_draw(layer_wise: bool):
+def test_sampling_depends_on_seed_update_and_draw_only(layer_wise: bool):
     space = CompressionSpace(layer_wise=layer_wise)
 
     def samples(seed: int, updates: range, draw: int = 0) -> list[CompressionPoint]:
@@ -160,13 +160,13 @@ def test_samples_are_a_function_of_seed_update_and_draw(layer_wise: bool):
 
     first = samples(1, range(200))
     assert all(point in space for point in first)
-    assert samples(1, range(100, 200)) == first[100:]  # resumed
+    assert samples(1, range(100, 200)) == first[100:]  # as after resuming
     for other in (samples(2, range(200)), samples(1, range(200), draw=1), samples(1, range(200, 400))):
         assert sum(one == another for one, another in zip(first, other, strict=True)) < 40
 
 
-def test_samples_do_not_change_with_versions():
-    """A run that resumes under another release must go on as it began: these were drawn once."""
+def test_sampling_is_the_same_in_every_version():
+    """A run that resumes with another version must sample the same points: these are stored samples."""
     space = CompressionSpace()
     assert [str(space.sample(1, update, 12)) for update in range(6)] == [
         *("2,2,2", "3,1,1", "3,1,2", "2,1,2", "3,1,1", "4,1,1")
@@ -174,7 +174,7 @@ def test_samples_do_not_change_with_versions():
     assert str(CompressionSpace(layer_wise=True).sample(1, 0, 4)) == "2,2:2:2:1,1:2:2:1"
 
 
-def test_negative_seeds_and_late_updates_are_fine():
+def test_negative_seeds_and_large_update_numbers_are_valid():
     assert CompressionSpace().sample(-1, 10**7, 12) in CompressionSpace()
 
 
@@ -183,8 +183,8 @@ def chi_square(counts: list[int]) -> float:
     return sum((count - expected) ** 2 / expected for count in counts)
 
 
-def test_points_are_uniform():
-    """Over 10,000 updates: each factor, and all combinations, so that the factors are independent too."""
+def test_sampled_points_are_uniform():
+    """Over 10,000 updates: squeeze factors, and all combinations, so that the factors are independent too."""
     space = CompressionSpace()
     points = [space.sample(7, update, 12) for update in range(10_000)]
     assert chi_square([points.count(point) for point in space.all_points()]) < CHI_SQUARE_999[15]
@@ -192,8 +192,8 @@ def test_points_are_uniform():
     assert chi_square([squeezes.count(factor) for factor in space.squeeze]) < CHI_SQUARE_999[3]
 
 
-def test_layers_are_uniform_and_independent():
-    """Factors of neighbouring layers, as pairs of queries and keys."""
+def test_sampled_layers_are_uniform_and_independent():
+    """Query and key-value pooling of two neighbouring layers over 10,000 updates."""
     space = CompressionSpace(layer_wise=True)
     layers = [space.sample(7, update, 3).pools_per_layer(3) for update in range(10_000)]
     neighbours = [first + second for first, second, _ in layers]

@@ -1,4 +1,4 @@
-"""The group norm folded into the first convolution, on audio and filters under which sums cancel."""
+"""Precision of the group norm folded into the first convolution, on audio and filters with cancellation."""
 
 import dataclasses
 from typing import Literal
@@ -18,20 +18,20 @@ Filters = Literal["random", "band-pass", "high-pass"]
 
 
 def filters(kind: Filters) -> Tensor:
-    """(channels, 1, kernel)"""
+    """Return convolution weights `(channels, 1, kernel)`."""
     generator = torch.Generator().manual_seed(0)
     if kind == "random":
         return torch.randn(64, 1, 10, generator=generator)
     frequencies, taps = torch.linspace(0.02, 0.48, 64), torch.arange(10.0)
     weight = torch.cos(2 * torch.pi * frequencies[:, None] * taps) * torch.hann_window(12, periodic=False)[1:-1]
     weight -= weight.mean(1, keepdim=True)
-    if kind == "high-pass":  # once more without what is slow: the first difference of each
+    if kind == "high-pass":  # first differences, which suppress low frequencies further
         weight = torch.cat([weight[:, 1:] - weight[:, :-1], torch.zeros(64, 1)], 1)
     return weight.unsqueeze(1)
 
 
 def audio(kind: str, seconds: float) -> Tensor:
-    """(1, samples) of noise like speech, low and loud by turns, and what may happen to it."""
+    """Return audio `(1, samples)`: noise with the envelope of speech, in variants that occur in recordings."""
     time = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(0).normal(size=len(time))
     speech = np.convolve(noise, np.hanning(40) / 20, "same") * 0.2 * np.abs(np.sin(3 * time)) + 1e-3 * noise
@@ -55,7 +55,7 @@ def extractor(kind: Filters) -> FeatureExtractor:
 
 
 def direct(x: Tensor, weight: Tensor) -> Tensor:
-    """As stock fairseq has it: (1, samples) -> (1, frames, channels)"""
+    """Compute the layer as stock fairseq does: `(1, samples)` -> `(1, frames, channels)`."""
     return F.gelu(F.group_norm(F.conv1d(x.unsqueeze(1), weight, stride=5), 64)).transpose(1, 2)
 
 
@@ -70,7 +70,7 @@ KINDS = ["speech", "speech and hum", "hum", "offset", "quiet", "quiet and hum", 
 @pytest.mark.parametrize("weight", ["random", "band-pass", "high-pass"])
 @pytest.mark.parametrize("seconds", [1, 20])
 @pytest.mark.parametrize("trained", [True, False], ids=["training", "inference"])
-def test_it_is_as_exact_as_the_norm_that_is_not_folded(
+def test_the_folded_norm_is_as_precise_as_the_direct_one(
     kind: str, weight: Filters, seconds: float, trained: bool
 ) -> None:
     x = audio(kind, seconds)
@@ -80,7 +80,7 @@ def test_it_is_as_exact_as_the_norm_that_is_not_folded(
     assert rms(ours - exact) < 2 * rms(direct(x, filters(weight)) - exact)
 
 
-def test_padding_does_not_make_it_less_exact() -> None:
+def test_padding_does_not_reduce_precision() -> None:
     x = audio("quiet and hum", 5)
     padded = F.pad(x, (0, RATE))
     exact = direct(x.double(), filters("high-pass").double())
@@ -89,7 +89,7 @@ def test_padding_does_not_make_it_less_exact() -> None:
         assert rms(row[: exact.shape[1]] - exact[0]) < 2 * rms(direct(x, filters("high-pass")) - exact)
 
 
-def test_gradients_are_those_of_the_norm_that_is_not_folded() -> None:
+def test_gradients_equal_those_of_the_direct_norm() -> None:
     x, weight = audio("speech and hum", 1), filters("band-pass")
     network = extractor("band-pass")
     target = torch.randn(1, *direct(x, weight).shape[1:], generator=torch.Generator().manual_seed(1))
@@ -103,16 +103,16 @@ def test_gradients_are_those_of_the_norm_that_is_not_folded() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_a_minute_under_autocast(dtype: torch.dtype) -> None:
-    """`common.amp`: sums of squares of so much audio do not fit into fp16."""
-    x = 20 * audio("speech", 30)  # what `task.normalize` makes of it
+def test_thirty_seconds_under_autocast(dtype: torch.dtype) -> None:
+    """With `common.amp`, a sum of squares over 30 s of audio overflows fp16."""
+    x = 20 * audio("speech", 30)  # about unit variance, as with `task.normalize`
     with torch.autocast("cpu", dtype):
         ours = extractor("random")(x, None)
     exact = direct(x.double(), filters("random").double())
     assert rms(ours.double() - exact) < (2e-3 if dtype == torch.float16 else 2e-2)
 
 
-def test_silence_is_the_norms_bias() -> None:
+def test_features_of_silence_are_zero() -> None:
     network = FeatureExtractor(dataclasses.replace(ONE_LAYER, conv_bias=True))
     features = network(torch.zeros(1, RATE), None)
     assert torch.equal(features, torch.zeros_like(features))

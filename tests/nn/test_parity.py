@@ -1,4 +1,4 @@
-"""Our network against stock fairseq's, with one state dict."""
+"""The network against stock fairseq with the same state dict."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ ARCHITECTURES = {
 
 
 def stock_model(architecture: Architecture) -> torch.nn.Module:
-    """A stock `wav2vec_ctc` over `wav2vec2`, every parameter at random (norms and biases too), in eval mode."""
+    """Build a stock `wav2vec_ctc` over `wav2vec2` in eval mode, with random parameters, norms and biases included."""
     from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
     from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc, Wav2VecEncoder
 
@@ -72,18 +72,18 @@ def pair(request):
 
 @torch.no_grad()
 @pytest.mark.parametrize("samples", [400, 2000, 16000, 33333])
-def test_logits_equal_stock_utterance_by_utterance(pair, samples):
+def test_logits_of_single_utterances_equal_stock(pair, samples):
     stock, architecture = pair
-    audio = torch.randn(1, samples) + 0.3  # an offset, so that the folded group norm has a mean to remove
+    audio = torch.randn(1, samples) + 0.3  # with an offset that the group norm must remove
     expected = stock.get_logits(stock(source=audio, padding_mask=None)).transpose(0, 1)
     logits, frames = ours(stock, architecture)(audio)
     assert logits.shape[1] == frames.item() == architecture.frames(samples) == expected.shape[1]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
-    assert expected.std() > 0.1  # logits that all vanish would be equal too
+    assert expected.std() > 0.1  # all-zero logits would be equal too
 
 
 @torch.no_grad()
-def test_a_mixed_batch_gives_each_utterance_what_it_gets_alone(pair):
+def test_logits_in_a_mixed_batch_equal_those_of_single_utterances(pair):
     stock, architecture = pair
     model = ours(stock, architecture)
     lengths = torch.tensor([16000, 5000, 9333, 407])
@@ -113,7 +113,7 @@ def test_padded_statistics_reproduce_a_stock_batch(pair):
 
 @torch.no_grad()
 def test_stock_group_norm_depends_on_padding():
-    """Why our default differs: if stock were padding-invariant, the mode that reproduces it would be pointless."""
+    """The reason for a different default: without this dependence, the mode "padded" would be unnecessary."""
     torch.manual_seed(7)
     stock = stock_model(BASE)
     audio = torch.randn(1, 5000) + 0.3
@@ -134,13 +134,13 @@ def test_gradients_equal_stock(pair, padded):
     audio = torch.randn(len(lengths), 8000)
     weighting = torch.randn(len(lengths), architecture.frames(8000), architecture.num_units)
     for row, frames in enumerate(model.frame_lengths(lengths)):
-        weighting[row, frames:] = 0  # as a loss leaves padding out
+        weighting[row, frames:] = 0  # a loss excludes padding
     (stock(source=audio, padding_mask=padding)["encoder_out"].transpose(0, 1) * weighting).sum().backward()
     (model(audio, lengths if padded else None)[0] * weighting).sum().backward()
     expected = {name: p.grad for name, p in stock.w2v_encoder.named_parameters() if p.grad is not None}
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     if architecture.conv_bias and architecture.extractor_mode == "default":
-        # The group norm removes it with the mean: stock's gradient is rounding, and ours never adds it.
+        # The bias cancels in the group norm: in stock its gradient is rounding error, here it is not used.
         assert expected.pop("w2v_model.feature_extractor.conv_layers.0.0.bias").abs().max() < 1e-4
     assert gradients.keys() == expected.keys()
     for parameter, gradient in gradients.items():
@@ -149,8 +149,8 @@ def test_gradients_equal_stock(pair, padded):
 
 
 @pytest.mark.parametrize("extractor_mode", ["layer_norm", "default"])
-def test_long_audio_in_pieces_equals_the_whole(extractor_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In inference the extractor takes so many frames at a time; with gradients, all at once."""
+def test_features_do_not_depend_on_chunking(extractor_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extractor computes all frames at once with gradients, and in chunks without."""
     torch.manual_seed(4)
     architecture = dataclasses.replace(BASE, extractor_mode=extractor_mode)
     extractor = FeatureExtractor(architecture)

@@ -1,4 +1,4 @@
-"""The network at every point of compression: against a slow literal one, in padded batches, at any length."""
+"""The network at all compression points: against a slow reference, in padded batches, at many lengths."""
 
 import dataclasses
 import itertools
@@ -42,7 +42,7 @@ TIMES = (1, 2, 3, 4, 5, 7, 11, 12, 13)
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Every parameter at random, norms and biases too, lively enough for frames to differ."""
+    """Randomize all parameters, norms and biases included, at a scale at which outputs differ between frames."""
     torch.manual_seed(5)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, mean=0.2, std=0.3)
@@ -57,12 +57,12 @@ def model_of(architecture: Architecture, **options: str) -> AcousticModel:
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
             elif "layers" in name:
-                parameter.mul_(10)  # else attention hardly tells one frame from another
+                parameter.mul_(10)  # else attention weights are nearly uniform
     return model.eval()
 
 
-# The slow network: one utterance, one frame and one head at a time, everything projected at the full rate. It shares
-# no code with ours and has no padding.
+# The slow reference: one utterance, frame and head at a time, with all projections at the full frame rate. It shares no
+# code with the package and has no padding.
 
 
 def means(frames: Tensor, factor: int) -> Tensor:
@@ -84,7 +84,7 @@ def norm(of: Functional, name: str, frames: Tensor) -> Tensor:
 
 
 def slow_attention(of: Functional, prefix: str, frames: Tensor, heads: int, query_pool: int, key_pool: int) -> Tensor:
-    """Projected first, pooled then; every frame attends with the query of its group; projected again at last."""
+    """Project, then pool; each frame attends with the query of its group; then apply the output projection."""
     query = repeated(means(linear(of, f"{prefix}q_proj", frames), query_pool), query_pool, len(frames))
     key, value = (means(linear(of, f"{prefix}{name}_proj", frames), key_pool) for name in "kv")
     width = frames.shape[1] // heads
@@ -115,7 +115,7 @@ def slow_layer(of: Functional, prefix: str, x: Tensor, shape: Architecture, quer
 
 
 def slow_positions(of: Functional, x: Tensor, kernel: int, groups: int) -> Tensor:
-    """The positional convolution at the full rate, tap by tap: (time, channels) -> the same"""
+    """Compute the positional convolution at the full rate, tap by tap: `(time, channels)` -> the same shape."""
     direction = of("pos_conv.0.weight_v")
     weight = of("pos_conv.0.weight_g") * direction / direction.norm(dim=(0, 1), keepdim=True)
     outputs = []
@@ -131,7 +131,7 @@ def slow_positions(of: Functional, x: Tensor, kernel: int, groups: int) -> Tenso
 
 
 def slow_encoder(of: Functional, x: Tensor, shape: Architecture, point: CompressionPoint) -> Tensor:
-    """(time, channels) -> the same, of one utterance."""
+    """Encode one utterance: `(time, channels)` -> the same shape."""
     squeeze, time = point.squeeze, len(x)
     positions = F.gelu(slow_positions(of, x, shape.conv_pos, shape.conv_pos_groups))
     x = means(x, squeeze) + positions[::squeeze]
@@ -148,7 +148,7 @@ def slow_encoder(of: Functional, x: Tensor, shape: Architecture, point: Compress
 
 
 def in_float64(module: nn.Module) -> tuple[Functional, dict[str, Tensor]]:
-    """A module's parameters by name, as copies that take gradients of their own."""
+    """Return float64 copies of the parameters with gradients of their own: a lookup by name, and a dictionary."""
     values = {name: parameter.detach().double().requires_grad_() for name, parameter in module.named_parameters()}
     return values.__getitem__, values
 
@@ -156,7 +156,7 @@ def in_float64(module: nn.Module) -> tuple[Functional, dict[str, Tensor]]:
 @torch.no_grad()
 @pytest.mark.parametrize("query_pool", [1, 2, 3, 5])
 @pytest.mark.parametrize("key_value_pool", [1, 2, 3, 5])
-def test_pooled_attention(query_pool: int, key_value_pool: int):
+def test_pooled_attention_equals_the_reference(query_pool: int, key_value_pool: int):
     attention = randomized(SelfAttention(24, 4))
     of, _ = in_float64(attention)
     for time in TIMES:
@@ -169,7 +169,7 @@ def test_pooled_attention(query_pool: int, key_value_pool: int):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("pools", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)])
-def test_a_pooled_layer_of_a_padded_batch(name: str, pools: tuple[int, int]):
+def test_a_pooled_layer_equals_the_reference_in_a_padded_batch(name: str, pools: tuple[int, int]):
     shape = ARCHITECTURES[name]
     layer = randomized(EncoderLayer(shape, TrainingOptions()))
     of, _ = in_float64(layer)
@@ -184,7 +184,7 @@ def test_a_pooled_layer_of_a_padded_batch(name: str, pools: tuple[int, int]):
 @torch.no_grad()
 @pytest.mark.parametrize("point", SOME, ids=str)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_encoder(name: str, point: CompressionPoint):
+def test_the_encoder_equals_the_reference(name: str, point: CompressionPoint):
     shape = ARCHITECTURES[name]
     encoder = model_of(shape).w2v_model.encoder
     of, _ = in_float64(encoder)
@@ -207,15 +207,15 @@ def gradients(outputs: Tensor, weighting: Tensor, parameters: dict[str, Tensor])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("point", [CompressionPoint(1), CompressionPoint(2, 3, 2), *LAYERED[:2]], ids=str)
 @pytest.mark.parametrize("shape", [*ARCHITECTURES.values(), LEARNED], ids=[*ARCHITECTURES, "learned upsampling"])
-def test_gradients(shape: Architecture, point: CompressionPoint, padded: bool):
-    """Of the encoder's parameters and of its input, both networks in float64."""
+def test_gradients_equal_the_reference(shape: Architecture, point: CompressionPoint, padded: bool):
+    """Gradients of the parameters and of the input of the encoder, in float64."""
     encoder = model_of(shape).w2v_model.encoder.double()
     of, copies = in_float64(encoder)
     lengths = [11, 6] if padded else [11]
     x = torch.randn(len(lengths), 11, 24, dtype=torch.float64, requires_grad=True)
     weighting = torch.randn(len(lengths), 11, 24, dtype=torch.float64)
     for row, length in enumerate(lengths):
-        weighting[row, length:] = 0  # as a loss leaves padding out
+        weighting[row, length:] = 0  # a loss excludes padding
     found, _ = encoder(x, torch.tensor(lengths) if padded else None, point)
     expected = torch.zeros_like(found)
     for row, length in enumerate(lengths):
@@ -234,8 +234,8 @@ def test_gradients(shape: Architecture, point: CompressionPoint, padded: bool):
 
 
 @torch.no_grad()
-def test_learned_upsampling():
-    """As SEW's: a linear map, GELU, and its parts one after the other."""
+def test_learned_upsampling_equals_the_reference():
+    """The upsampling of SEW: a linear layer and GELU, whose output is split into consecutive frames."""
     encoder = model_of(LEARNED).w2v_model.encoder
     of, _ = in_float64(encoder)
     for squeeze, time in itertools.product((1, 2, 3), TIMES):
@@ -251,8 +251,8 @@ def test_learned_upsampling():
 
 @torch.no_grad()
 @pytest.mark.parametrize("shape", [*ARCHITECTURES.values(), LEARNED], ids=[*ARCHITECTURES, "learned upsampling"])
-def test_a_mixed_batch_gives_each_utterance_what_it_gets_alone(shape: Architecture):
-    """At every point, with every rest of frames; the shortest utterance has one."""
+def test_logits_in_a_mixed_batch_equal_those_of_single_utterances(shape: Architecture):
+    """At all points, with all remainders of the frame counts; the shortest utterance has one frame."""
     model = model_of(shape)
     frames = [*range(1, 14), 31]
     samples = torch.tensor([400 + 320 * (count - 1) + 37 * (count % 9) for count in frames])
@@ -264,30 +264,30 @@ def test_a_mixed_batch_gives_each_utterance_what_it_gets_alone(shape: Architectu
         assert found.tolist() == frames
         for row, (length, count) in enumerate(zip(samples, frames, strict=True)):
             alone, (alone_frames,) = model(audio[row : row + 1, :length], None, point)
-            assert alone.shape[1] == alone_frames == count  # the 50 Hz count, at every point
+            assert alone.shape[1] == alone_frames == count  # 50 Hz at every point
             torch.testing.assert_close(logits[row, :count], alone[0], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_padding_changes_nothing_behind_the_extractor_in_padded_mode():
-    """`padded` reproduces stock's group norm, which sees padding; that stays the only thing that does."""
+def test_in_padded_mode_only_the_group_norm_depends_on_padding():
+    """Mode "padded" reproduces the group norm of stock fairseq, whose statistics include padding."""
     model = model_of(BASE, group_norm_statistics="padded")
     samples = torch.tensor([9000, 4700, 1111, 400])
     audio = torch.randn(4, 9000)
-    features = model.w2v_model.extract(audio, samples)
+    features = model.w2v_model.extract_features(audio, samples)
     frames = model.frame_lengths(samples)
     for point in POINTS:
         logits, _ = model(audio, samples, point)
         for row, count in enumerate(frames):
-            alone, _ = model.w2v_model.context(features[row : row + 1, :count], None, point, None, False)
+            alone, _ = model.w2v_model.encode(features[row : row + 1, :count], None, point, None, False)
             torch.testing.assert_close(logits[row, :count], model.proj(alone)[0], rtol=1e-4, atol=1e-4)
     invariant = model_of(BASE)(audio, samples, CompressionPoint(2))[0]
     assert (model(audio, samples, CompressionPoint(2))[0] - invariant)[1, :10].abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_points_differ():
-    """Else everything above could hold of a network that does not compress."""
+def test_outputs_differ_between_points():
+    """A network that ignores the point would pass the tests of batches."""
     model = model_of(BASE)
     audio = torch.randn(1, 9000)
     outputs = [model(audio, None, point)[0] for point in POINTS]
@@ -296,7 +296,7 @@ def test_points_differ():
 
 
 @torch.no_grad()
-def test_a_squeeze_shortens_all_of_the_encoder():
+def test_squeezing_shortens_the_input_of_every_layer():
     encoder = model_of(BASE).w2v_model.encoder
     seen: list[int] = []
     for layer in encoder.layers:
@@ -307,14 +307,14 @@ def test_a_squeeze_shortens_all_of_the_encoder():
     assert all(torch.equal(states[:, 0:4], states[:, :1].expand(-1, 4, -1)) for states in hidden)
 
 
-def test_a_point_for_another_depth_is_refused():
+def test_a_point_with_another_number_of_layers_is_rejected():
     with pytest.raises(InputError, match="`query_pool` has 2 factors, but the network has 3 layers"):
         model_of(BASE)(torch.randn(1, 4000), None, CompressionPoint.parse("2,1:2,1"))
 
 
 @pytest.mark.parametrize("point", [CompressionPoint(1), CompressionPoint(3, 2, 2), LAYERED[0]], ids=str)
-def test_computing_activations_again_changes_no_gradient(point: CompressionPoint):
-    """With dropout, whose draws have to be the same twice, and layer drop."""
+def test_activation_checkpointing_does_not_change_gradients(point: CompressionPoint):
+    """With dropout, which must draw the same masks again, and LayerDrop."""
     x, lengths = torch.randn(2, 13, 24), torch.tensor([13, 8])
 
     def run(checkpointed: bool) -> dict[str, Tensor]:
@@ -327,15 +327,15 @@ def test_computing_activations_again_changes_no_gradient(point: CompressionPoint
         encoder(x, lengths, point)[0].square().sum().backward()
         return {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
 
-    kept, again = run(False), run(True)
-    assert kept.keys() == again.keys()
-    for name, gradient in kept.items():
-        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7)
+    stored, recomputed = run(False), run(True)
+    assert stored.keys() == recomputed.keys()
+    for name, gradient in stored.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
 
 
 @torch.no_grad()
-def test_a_skipped_layer_takes_its_factors_with_it():
-    """Layer drop with a factor for each layer: the third keeps its own."""
+def test_skipping_a_layer_does_not_shift_the_factors_of_later_layers():
+    """LayerDrop skips the second of three layers with factors per layer."""
     point = CompressionPoint.parse("2,1:2:3,3:2:1")
     encoder = model_of(BASE).w2v_model.encoder
     shorter = model_of(dataclasses.replace(BASE, encoder_layers=2)).w2v_model.encoder

@@ -1,4 +1,4 @@
-"""Pooling, upsampling and the convolution at a stride against loops over single frames."""
+"""Pooling, upsampling and the strided positional convolution against loops over single frames."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TIMES = range(1, 13)
 
 
 def looped_pool(frames: Tensor, factor: int) -> Tensor:
-    """(time, channels) of one utterance by itself -> (ceil(time / factor), channels)"""
+    """Pool one utterance: `(time, channels)` -> `(ceil(time / factor), channels)`."""
     pooled = []
     for start in range(0, len(frames), factor):
         group = [frames[index] for index in range(start, min(start + factor, len(frames)))]
@@ -34,8 +34,8 @@ def test_pooling_without_padding(factor: int):
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_pooling_is_over_the_valid_frames_of_each_utterance(factor: int):
-    """Every length in every batch, from none to all; what lies in the padding is never read."""
+def test_pooling_averages_valid_frames_only(factor: int):
+    """All lengths from 0 to `time` in one batch; NaN in the padding must not reach the result."""
     torch.manual_seed(1)
     for time in TIMES:
         lengths = torch.arange(time + 1)
@@ -45,7 +45,7 @@ def test_pooling_is_over_the_valid_frames_of_each_utterance(factor: int):
         pooled = mean_pool(x, factor, lengths)
         assert pooled.shape == (time + 1, -(-time // factor), 3)
         if factor == 1:
-            continue  # nothing is pooled, and padding stays as it is
+            continue  # returns its input, padding included
         groups = pooled_length(lengths, factor)
         for length in range(1, time + 1):
             expected = looped_pool(x[length, :length], factor)
@@ -72,7 +72,7 @@ def test_upsampling_repeats_each_frame(factor: int):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("factor", [2, 3])
 def test_gradients_of_pooling_and_upsampling(factor: int, padded: bool):
-    """Against finite differences, with a rest and with padding."""
+    """Against finite differences, with a shorter last group and with padding."""
     torch.manual_seed(1)
     lengths = torch.tensor([7, 4]) if padded else None
     x = torch.randn(2, 7, 2, dtype=torch.float64, requires_grad=True)
@@ -80,7 +80,7 @@ def test_gradients_of_pooling_and_upsampling(factor: int, padded: bool):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_what_it_is(dtype: torch.dtype):
+def test_pooling_preserves_the_dtype(dtype: torch.dtype):
     x = torch.randn(2, 7, 4)
     for lengths in (None, torch.tensor([7, 3])):
         pooled = mean_pool(x.to(dtype), 2, lengths)
@@ -89,8 +89,8 @@ def test_half_precision_stays_what_it_is(dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("kernel", [1, 4, 7, 16])
-def test_the_convolution_at_a_stride_gives_every_so_many_th_output(kernel: int):
-    """Against torch's own convolution and weight norm at stride 1, as fairseq sets them up."""
+def test_the_strided_convolution_returns_every_stride_th_output(kernel: int):
+    """Against the convolution and weight norm of torch at stride 1, configured as in fairseq."""
     torch.manual_seed(1)
     ours = WeightNormConvolution(8, kernel, 2).double()
     nn.init.normal_(ours.bias)

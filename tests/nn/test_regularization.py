@@ -1,4 +1,4 @@
-"""What is at work only in training."""
+"""LayerDrop, dropout, gradient scaling and masks in training."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def model(**settings: float) -> AcousticModel:
     return AcousticModel(ARCHITECTURE, options=TrainingOptions(**settings))
 
 
-def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
+def test_layerdrop_by_seed_depends_on_the_seed_only_and_has_its_rate():
     encoder = model(layerdrop=0.3, layerdrop_by_seed=True).w2v_model.encoder
 
     def skipped(seed: int, draws: int) -> list[int]:
         torch.manual_seed(seed)
-        torch.rand(draws)  # a batch of another size draws another number of masks first
+        torch.rand(draws)  # batches of different sizes draw different numbers of masks first
         return sorted(encoder.layers_to_skip())
 
     assert skipped(5, 0) == skipped(5, 1000)
@@ -37,7 +37,7 @@ def test_layer_drop_follows_the_seed_alone_and_at_its_rate():
     assert skipped(5, 0) == []
 
 
-def test_without_a_trainer_that_seeds_each_update_layer_drop_changes_from_pass_to_pass():
+def test_layerdrop_skips_other_layers_in_each_forward_pass():
     encoder = model(layerdrop=0.3).w2v_model.encoder
     torch.manual_seed(5)
     skips = [sorted(encoder.layers_to_skip()) for _ in range(300)]
@@ -47,7 +47,7 @@ def test_without_a_trainer_that_seeds_each_update_layer_drop_changes_from_pass_t
     assert [sorted(encoder.layers_to_skip()) for _ in range(300)] == skips
 
 
-def test_a_skipped_layer_lets_its_input_through():
+def test_a_skipped_layer_returns_its_input():
     encoder = model(layerdrop=0.5, layerdrop_by_seed=True).w2v_model.encoder
     torch.manual_seed(3)
     skipped = encoder.layers_to_skip()
@@ -83,7 +83,7 @@ def test_feature_gradients_are_scaled(factor):
 
 
 @torch.no_grad()
-def test_masks_hide_what_they_cover():
+def test_masks_replace_frames_and_zero_channels():
     network = model().eval()
     frames = ARCHITECTURE.frames(4000)
     time = torch.zeros(1, frames, dtype=torch.bool)

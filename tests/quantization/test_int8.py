@@ -1,4 +1,4 @@
-"""int8 modules against the floating-point ones they stand for, and the error that they may make."""
+"""Quantization error of int8 modules against their floating-point counterparts."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from w2v_compress.quantization import int8
 
 @pytest.fixture(params=["units", "no units"])
 def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute; where the processor has no units for int8, only the one it has."""
+    """Select integer products or dequantized weights; skip integer products on CPUs without int8 units."""
     if request.param == "units" and not int8.has_int8_units():
         pytest.skip("this processor has no int8 units")
     monkeypatch.setattr(int8, "has_int8_units", lambda: request.param == "units")
@@ -18,7 +18,7 @@ def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def filled(module: nn.Module, weight: Tensor) -> int8.Int8Module:
-    """The int8 counterpart of `module` with its values, `weight` being the weight that it computes with."""
+    """Return the int8 counterpart of `module` with its bias and the quantized `weight`, without weight norm."""
     substitute = int8.int8_module(module)
     assert substitute is not None
     integers, scale = int8.quantize_weight(weight.detach())
@@ -31,7 +31,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def test_weights_are_within_half_a_step_of_the_original():
+def test_weight_error_is_at_most_half_a_step():
     torch.manual_seed(1)
     weight = torch.randn(7, 5, 3) * torch.logspace(-3, 3, 7).view(7, 1, 1)
     weight[4] = 0
@@ -43,7 +43,7 @@ def test_weights_are_within_half_a_step_of_the_original():
 
 
 @pytest.mark.parametrize("shift", [-30.0, -1.0, 0.0, 1.0, 30.0])
-def test_activations_are_within_half_a_step_and_zero_is_exact(shift: float):
+def test_activation_error_is_at_most_half_a_step_and_zero_is_exact(shift: float):
     torch.manual_seed(1)
     x = torch.randn(2000, 16) + shift
     x[:, 0] = 0
@@ -56,11 +56,11 @@ def test_activations_are_within_half_a_step_and_zero_is_exact(shift: float):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_equals_the_product_of_its_rounded_operands(bias: bool, processor: str):
-    """Against float64: the integer product itself must be exact."""
+    """Against a product in float64, because the integer product must be exact."""
     torch.manual_seed(1)
     linear = nn.Linear(64, 48, bias=bias)
     x = torch.randn(3, 11, 64) * torch.logspace(-2, 2, 11).view(1, 11, 1)
-    x[1] = x[1].abs()  # as after ReLU: all steps above 0
+    x[1] = x[1].abs()  # all values positive, as after ReLU
     x[2, 4] = 0
     module = filled(linear, linear.weight)
     integers, scale = int8.quantize_weight(linear.weight.detach())
@@ -75,7 +75,7 @@ def test_linear_equals_the_product_of_its_rounded_operands(bias: bool, processor
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 2), (3, 3), (2, 3)])
-def test_convolution(kernel: int, stride: int, processor: str):
+def test_convolution_error(kernel: int, stride: int, processor: str):
     torch.manual_seed(1)
     convolution = StridedConvolution(16, 24, kernel, stride, bias=True)
     module = filled(convolution, convolution.weight)
@@ -87,8 +87,8 @@ def test_convolution(kernel: int, stride: int, processor: str):
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 @pytest.mark.parametrize("kernel", [16, 7])
-def test_positional_convolution(kernel: int, stride: int, processor: str):
-    """At the stride of every squeeze factor; an utterance of 25 frames leaves a rest in each but one."""
+def test_positional_convolution_error(kernel: int, stride: int, processor: str):
+    """At the stride of each squeeze factor; 25 frames are a multiple of stride 1 only."""
     torch.manual_seed(1)
     convolution = WeightNormConvolution(32, kernel, 4)
     module = filled(convolution, convolution.effective_weight())
@@ -103,7 +103,7 @@ def test_positional_convolution(kernel: int, stride: int, processor: str):
         assert relative_error(module(short, stride), convolution(short, stride)) < 0.03
 
 
-def test_long_input_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch):
+def test_the_output_does_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch):
     linear = nn.Linear(16, 8)
     module = filled(linear, linear.weight)
     x = torch.randn(1, 100, 16)
@@ -112,7 +112,7 @@ def test_long_input_is_taken_in_pieces(monkeypatch: pytest.MonkeyPatch):
     torch.testing.assert_close(module(x), whole)
 
 
-def test_output_has_the_precision_of_the_input(processor: str):
+def test_the_output_has_the_dtype_of_the_input(processor: str):
     linear = nn.Linear(16, 8)
     module = filled(linear, linear.weight)
     x = torch.randn(1, 5, 16)

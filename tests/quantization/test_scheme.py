@@ -1,4 +1,4 @@
-"""Which parts become int8, what that makes of a whole network, and what it refuses."""
+"""Quantization schemes: parts, the error of a quantized network, state dicts and validation."""
 
 import dataclasses
 from typing import Any
@@ -35,7 +35,7 @@ def floating_matrices(model: AcousticModel) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if tensor.dim() > 1 and tensor.is_floating_point()}
 
 
-def test_parts_follow_the_data():
+def test_parts_are_in_order_from_input_to_output():
     model = AcousticModel(ARCHITECTURE)
     assert list(scheme.quantizable_parts(model, "full")) == PARTS
     assert list(scheme.quantizable_parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
@@ -47,7 +47,7 @@ def test_parts_follow_the_data():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["full", "paper", "int8"])
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])
-def test_network_stays_close_and_every_matrix_of_the_scheme_is_int8(name: str, mode: Any):
+def test_logit_error_is_small_and_all_matrices_of_the_scheme_are_int8(name: str, mode: Any):
     torch.manual_seed(1)
     model = AcousticModel(Architecture.from_dict(ARCHITECTURE.to_dict() | {"extractor_mode": mode})).eval()
     audio = torch.randn(2, 16000)
@@ -67,12 +67,12 @@ def test_network_stays_close_and_every_matrix_of_the_scheme_is_int8(name: str, m
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])
-def test_a_batch_gives_each_utterance_what_it_gets_alone(mode: Any):
+def test_logits_in_a_batch_equal_those_of_single_utterances(mode: Any):
     torch.manual_seed(1)
     model = AcousticModel(Architecture.from_dict(ARCHITECTURE.to_dict() | {"extractor_mode": mode})).eval()
     small = quantized_model(model, {"scheme": "full"})
     audio = torch.randn(2, 16000)
-    audio[1] *= 0.01  # a scale shared with the loud one would cost it all precision
+    audio[1] *= 0.01  # a scale shared with the loud utterance would leave it no precision
     audio[1, 7000:] = 0
     logits, frames = small(audio, torch.tensor([16000, 7000]))
     alone, _ = small(audio[1:, :7000])
@@ -82,7 +82,7 @@ def test_a_batch_gives_each_utterance_what_it_gets_alone(mode: Any):
 @torch.no_grad()
 @pytest.mark.parametrize("point", ["1,1,1", "2,1,1", "3,1,1", "4,1,1", "2,2,2", "4,2:1,1:3"])
 @pytest.mark.parametrize("learned", [False, True])
-def test_every_point_stays_close_and_independent_of_the_batch(point: str, learned: bool):
+def test_logit_error_is_small_and_independent_of_the_batch_at_every_point(point: str, learned: bool):
     torch.manual_seed(1)
     model = AcousticModel(LEARNED if learned else ARCHITECTURE).eval()
     small = quantized_model(model, {"scheme": "full"})
@@ -103,7 +103,7 @@ def test_every_point_stays_close_and_independent_of_the_batch(point: str, learne
 
 
 @torch.no_grad()
-def test_kept_parts_are_untouched():
+def test_kept_parts_are_unchanged():
     torch.manual_seed(1)
     model = AcousticModel(ARCHITECTURE).eval()
     small = quantized_model(model, {"scheme": "full", "keep": ["layers.1", "positional"]})
@@ -119,7 +119,7 @@ def test_kept_parts_are_untouched():
 
 @torch.no_grad()
 @pytest.mark.parametrize("quantization", [{"scheme": "full", "keep": ["head"]}, {"scheme": "paper"}])
-def test_widened_weights_are_the_numbers_of_the_file(quantization: dict[str, Any]):
+def test_dequantized_weights_equal_int8_times_scale(quantization: dict[str, Any]):
     model = AcousticModel(LEARNED)
     state = model.state_dict()
     small = scheme.quantize_state_dict(LEARNED, state.keys(), state.__getitem__, quantization)
@@ -135,7 +135,7 @@ def test_widened_weights_are_the_numbers_of_the_file(quantization: dict[str, Any
             assert torch.equal(wide.state_dict()[name], tensor)
 
 
-def test_quantizing_for_a_while_equals_the_file_and_leaves_no_trace():
+def test_temporary_quantization_equals_a_quantized_file_and_is_undone():
     torch.manual_seed(1)
     model = AcousticModel(ARCHITECTURE).eval()
     audio = torch.randn(1, 8000)
@@ -151,8 +151,8 @@ def test_quantizing_for_a_while_equals_the_file_and_leaves_no_trace():
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("paper", 3.55), ("full", 3.9)])
-def test_large_is_so_many_times_smaller(name: str, ratio: float):
-    """Counted on the meta device: the file adds a header of some 60 kB."""
+def test_compression_ratio_of_large(name: str, ratio: float):
+    """Sizes are counted on the meta device, plus 60 kB for the header of the file."""
 
     def size(model: AcousticModel) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -177,6 +177,6 @@ def test_large_is_so_many_times_smaller(name: str, ratio: float):
         ({"scheme": "paper", "keep": ["positional"]}, "must be one of projection, layers.0, layers.1, head"),
     ],
 )
-def test_what_is_wrong_is_named(quantization: dict[str, Any], message: str):
+def test_an_invalid_quantization_raises_an_error_with_the_field(quantization: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         scheme.apply(AcousticModel(ARCHITECTURE), quantization)

@@ -54,7 +54,7 @@ class Wav2Vec2Network(nn.Module):
         self.dropout_input = nn.Dropout(options.dropout_input)
         self.encoder = Encoder(architecture, options)
 
-    def extract(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
+    def extract_features(self, audio: Tensor, lengths: Tensor | None) -> Tensor:
         """Extract features `(batch, frames, channels)` from `audio` `(batch, samples)` with valid samples `(batch,)`.
 
         In training the gradient of the features is scaled by `feature_grad_mult`.
@@ -66,7 +66,7 @@ class Wav2Vec2Network(nn.Module):
             features = features * factor + features.detach() * (1 - factor)
         return features
 
-    def context(
+    def encode(
         self,
         features: Tensor,
         frame_lengths: Tensor | None,
@@ -146,8 +146,8 @@ class AcousticModel(nn.Module):
         """
         frame_lengths = None if lengths is None else self.frame_lengths(lengths)
         with torch.no_grad() if frozen else contextlib.nullcontext():
-            features = self.w2v_model.extract(audio, lengths)
-            x, hidden = self.w2v_model.context(features, frame_lengths, point, masks, return_hidden)
+            features = self.w2v_model.extract_features(audio, lengths)
+            x, hidden = self.w2v_model.encode(features, frame_lengths, point, masks, return_hidden)
         return AcousticOutput(self.proj(self.final_dropout(x)), frame_lengths, features, hidden)
 
     def forward(
