@@ -1,4 +1,4 @@
-"""From word errors by seed and string to the figures, tables and plot of the example."""
+"""Summarize the word errors by seed and string as figures, tables and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.files import replacing
-from w2v_compress.papers.seeds import cells, difference, points, rates
+from w2v_compress.papers.seeds import cells, difference, mean_and_interval, rates
 
 Model = tuple[str, int, str]
-"""Recipe, layers, precision."""
+"""(recipe, layers, precision)"""
 
 
-def summarise(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """WER of every model; what the teacher gains over the `baselines` of recipes; what int8 costs."""
+def summarize(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the WER of each model, its difference to the baselines of its recipe, and the WER difference of int8."""
     models, gains, costs = [], [], []
     for (recipe, layers, precision), runs in counts.items():
         model = {"recipe": recipe, "layers": layers, "precision": precision}
@@ -28,7 +28,7 @@ def summarise(counts: Mapping[Model, Sequence[ErrorCounts]], baselines: Mapping[
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The tables: WER, differences, costs. All WER in per cent, all differences in points."""
+    """Format tables of WER in percent, of WER differences in percentage points, and of costs."""
     intervals = ["mean", "over seeds", "over strings"]
     int8 = {
         (row["recipe"], row["layers"], row["precision"]): row["wer"]["over_strings"]
@@ -37,7 +37,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     wer_rows = []
     for row in results["models"]:
         extra = int8.get((row["recipe"], row["layers"], row["precision"]))
-        delta = " ".join(points(extra)) if extra else ""
+        delta = " ".join(mean_and_interval(extra)) if extra else ""
         wer_rows.append([str(row["layers"]), row["recipe"], row["precision"], *cells(row["wer"]), delta])
     gain_rows = [
         [str(row["layers"]), row["recipe"], row["baseline"], *cells(row["wer"])]
@@ -64,7 +64,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """WER of the fp32 models by recipe and layers, one dot a seed, with the interval over seeds."""
+    """Plot the WER of the fp32 models by recipe and layers: one dot per seed, and the interval over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

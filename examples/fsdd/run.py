@@ -1,10 +1,10 @@
-"""Connected digits: a chain of students of a deep teacher, with and without the teacher, int8, several seeds.
+"""Distil a deep teacher of connected digits into a chain of students, with baselines, int8 and several seeds.
 
     python examples/fsdd/run.py FSDD_FOLDER            # about an hour on 2 cores; see README.md
-    python examples/fsdd/run.py FSDD_FOLDER --quick    # a few minutes: every step, nothing learnt
+    python examples/fsdd/run.py FSDD_FOLDER --quick    # a few minutes: runs each step with untrained models
 
-FSDD_FOLDER is a checkout of the Free Spoken Digit Dataset. What is done is not done again, and a training that was
-interrupted goes on: to start afresh, remove the output folder.
+FSDD_FOLDER is a checkout of the Free Spoken Digit Dataset. Finished steps are skipped and interrupted trainings
+continue; remove the output folder to start again.
 """
 
 import argparse
@@ -35,20 +35,20 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 from common import (  # noqa: E402
-    count_on_every_core,
+    count_errors_in_parallel,
     file_name,
-    held_out_digits,
-    keep_settings,
-    load_exact,
-    on_every_core,
+    load_in_file_precision,
+    print_heading,
     publish,
-    say,
+    require_same_settings,
+    run_in_parallel,
+    split_digits,
     timed,
     train,
     update_bars,
-    write_listing,
+    write_corpus,
 )
-from figures import markdown, plot, summarise  # noqa: E402
+from figures import markdown, plot, summarize  # noqa: E402
 
 DATA_SEED = 1
 TIMED_STRINGS = 8
@@ -58,14 +58,14 @@ PLUS = ("criterion.temperature=2", "criterion.ctc_weight=0.1", "criterion.hidden
 
 @dataclass(frozen=True)
 class Recipe:
-    """How students are trained."""
+    """A training recipe of students."""
 
     overrides: tuple[str, ...]
-    """What it changes in student.yaml."""
+    """Overrides of student.yaml."""
     data: str
-    """The strings they train on: `few`, or `data`, which has all that the teacher had."""
+    """The training data: `few`, or `data`, which is that of the teacher."""
     baselines: tuple[str, ...] = ()
-    """Recipes without a teacher to compare with. The first differs in the loss alone: same start, batches, updates."""
+    """Recipes without a teacher to compare with. The first one differs only in the loss."""
 
 
 RECIPES = {
@@ -77,21 +77,21 @@ RECIPES = {
     "no teacher, all data": Recipe(CTC_ALONE, "data"),
 }
 DEPTHS = (12, 4)
-"""Layers of the students; each starts from the model before it, the first from the teacher."""
+"""Layers of the students. The first student starts from the teacher, each other one from the previous student."""
 SCHEMES = {"teacher": ("full", "paper")}
-"""int8 schemes of a model, ("full",) unless said."""
+"""int8 schemes by model; ("full",) for models that are not listed."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How long everything trains, and how much it is measured on."""
+    """The size of a run: training updates and amount of data."""
 
     strings: int
-    """Strings of three to seven digits, over all splits; as many of one or two."""
+    """The number of strings of 3 to 7 digits in all splits, and of strings of 1 or 2 digits."""
     teacher_updates: tuple[int, int]
-    """On the short strings, then on the long ones."""
+    """Updates on the short strings, then on the long ones."""
     student_updates: dict[int, int]
-    """Of a student of so many layers."""
+    """Updates by number of layers of the student."""
     teacher_overrides: tuple[str, ...] = ()
 
 
@@ -102,7 +102,7 @@ QUICK = Size(90, (5, 5), {12: 5, 4: 5}, tuple(f"model.w2v_args.model.encoder_{sh
 
 @dataclass(frozen=True)
 class Run:
-    """One output folder and what is made in it."""
+    """An output folder, and the paths of its files."""
 
     out: Path
     size: Size
@@ -120,7 +120,7 @@ class Run:
         return self.out / f"{file_name(f'{recipe} {layers} layers seed {seed}')}.safetensors"
 
     def models(self) -> dict[tuple[str, int], list[Path]]:
-        """The files of each (recipe, layers), one a seed; the teacher is ("teacher", 24) and has one."""
+        """Return the model files of each (recipe, layers), one per seed; ("teacher", 24) has a single file."""
         students = itertools.product(RECIPES, DEPTHS)
         return {("teacher", 24): [self.teacher]} | {
             (recipe, layers): [self.student(recipe, layers, seed) for seed in self.seeds] for recipe, layers in students
@@ -128,17 +128,16 @@ class Run:
 
 
 def quantized(model: Path, scheme: str) -> Path:
-    """Where the int8 file of `model` is."""
+    """Return the path of the int8 file of `model`."""
     return model.with_name(f"{model.stem}-int8-{scheme}.safetensors")
 
 
 def prepare_strings(source: Path, run: Run) -> None:
-    """Strings of digits for the teacher in `data` and, of one or two, in `short`; for students with less in `few`.
+    """Join digits to strings: of 3 to 7 digits in `data` and `few`, and of 1 or 2 digits in `short`.
 
-    The recipes were chosen on `valid`, see `held_out_digits`. `few` has the recordings of `train` that are numbered 10
-    to 14, an eighth.
+    `few` uses recordings 10 to 14 of `train`, an eighth of it. The recipes were chosen on `valid`, see `split_digits`.
     """
-    rows = held_out_digits(read_fsdd(source))
+    rows = split_digits(read_fsdd(source))
     few = [row for row in rows if row[2] == "train" and re.search(r"_1[0-4]$", Path(row[0]).stem)]
     count = run.size.strings
     for folder, listed, join, strings in (
@@ -146,12 +145,13 @@ def prepare_strings(source: Path, run: Run) -> None:
         ("data", rows, "3:7", count),
         ("few", few, "3:7", round(count * len(few) / len(rows))),
     ):
-        listing = write_listing(run.out / "recordings" / folder, listed)
+        listing = write_corpus(run.out / "recordings" / folder, listed)
         report = prepare("fsdd", listing, run.out / folder, join=join, join_count=strings, seed=DATA_SEED)
         print(report.summary())
 
 
 def train_teacher(run: Run) -> None:
+    """Train the teacher on short strings, then on long ones, and export it."""
     short_updates, updates = run.size.teacher_updates
     with update_bars() as progress:
 
@@ -173,7 +173,7 @@ def train_teacher(run: Run) -> None:
 
 
 def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
-    """The students of one recipe and seed, each from the one before."""
+    """Train the students of one recipe and seed, each initialized from the previous one."""
     init = run.teacher
     for layers in DEPTHS:
         student = run.student(recipe, layers, seed)
@@ -197,12 +197,13 @@ def train_chain(run: Run, recipe: str, seed: int, progress: Progress) -> None:
 
 
 def train_students(run: Run) -> None:
+    """Train the chains of all recipes and seeds in parallel."""
     chains = [(recipe, seed) for seed, recipe in itertools.product(run.seeds, RECIPES)]
-    on_every_core(partial(train_chain, run), chains)
+    run_in_parallel(partial(train_chain, run), chains)
 
 
 def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCounts]]:
-    """The errors of the files of each (recipe, layers, precision); int8 files are made here."""
+    """Quantize the models, and count the errors of the files of each (recipe, layers, precision)."""
     files = {(*model, "fp32"): paths for model, paths in run.models().items()}
     for (recipe, layers), paths in run.models().items():
         for scheme in SCHEMES.get(recipe, ("full",)):
@@ -210,13 +211,13 @@ def measure(run: Run, subset: str) -> dict[tuple[str, int, str], list[ErrorCount
             for path in paths:
                 if not quantized(path, scheme).exists():
                     quantize_file(path, quantized(path, scheme), scheme=scheme)
-    return count_on_every_core(
+    return count_errors_in_parallel(
         {key: [(path, None) for path in paths] for key, paths in files.items()}, run.data, subset
     )
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
-    """Size and time of each depth and precision: recipes and seeds share them, so one file stands for all."""
+    """Measure size and time by layers and precision, which do not depend on recipe and seed."""
     files = {}
     for recipe, layers in [("teacher", 24), *itertools.product(list(RECIPES)[:1], DEPTHS)]:
         path = run.models()[recipe, layers][0]
@@ -224,8 +225,8 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
         files |= {(layers, f"int8 {scheme}"): quantized(path, scheme) for scheme in SCHEMES.get(recipe, ("full",))}
     strings = read_manifest(run.data, subset)[:TIMED_STRINGS]
     paths, seconds = [string.path for string in strings], sum(string.seconds for string in strings)
-    say(f"Timing: {len(paths)} strings of {seconds:.0f} s one by one, in turns, median of 9")
-    recognizers = {key: load_exact(path) for key, path in files.items()}
+    print_heading(f"Timing: {len(paths)} strings ({seconds:.0f} s), batch 1, interleaved, median of 9 runs")
+    recognizers = {key: load_in_file_precision(path) for key, path in files.items()}
     latency = interleaved_latency(
         {
             str(key): lambda run=recognizer: run.transcribe(paths, batch_size=1)  # type: ignore[misc]
@@ -242,21 +243,21 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
 
 
 def check_settings(run: Run, source: Path) -> None:
-    """Raise `InputError` when the output folder holds a run with other settings."""
+    """Raise InputError if the output folder contains a run with other settings."""
     settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
     settings["recipes"] = {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}
     settings |= {
         name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("teacher.yaml", "student.yaml")
     }
-    keep_settings(run.out, settings)
+    require_same_settings(run.out, settings)
 
 
 def run_all(run: Run, source: Path, subset: str, command: str) -> None:
-    """Every step that is not done, then the figures."""
+    """Run all unfinished steps, then publish the results."""
     run.out.mkdir(parents=True, exist_ok=True)
     check_settings(run, source)
     if not (run.out / "few" / "train.tsv").exists():
-        say("Joining recordings to strings")
+        print_heading("Joining recordings into strings")
         with timed(run.out, "preparation"):
             prepare_strings(source, run)
     if not run.teacher.exists():
@@ -264,7 +265,7 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
             train_teacher(run)
     with timed(run.out, "students"):
         train_students(run)
-    say(f"Quantizing, and measuring on {subset}")
+    print_heading(f"Quantizing, and evaluating on {subset}")
     with timed(run.out, "evaluation"):
         counts = measure(run, subset)
         costs = measure_costs(run, subset)
@@ -281,14 +282,14 @@ def run_all(run: Run, source: Path, subset: str, command: str) -> None:
         "student_updates": run.size.student_updates,
         "machine": describe_machine(),
         "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
-        **summarise(counts, {name: recipe.baselines for name, recipe in RECIPES.items()}),
+        **summarize(counts, {name: recipe.baselines for name, recipe in RECIPES.items()}),
         "costs": costs,
     }
     publish(run.out, results, markdown, plot)
 
 
 def count_recordings(run: Run, subset: str) -> int:
-    """How many recordings the strings of `subset` are made of."""
+    """Count the recordings that the strings of `subset` were joined from."""
     with open(run.out / "recordings" / "data" / "utterances.csv", encoding="utf-8", newline="") as file:
         return sum(row["split"] == subset for row in csv.DictReader(file))
 
@@ -297,13 +298,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, metavar="FSDD_FOLDER")
     parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="two or more")
-    parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on")
+    parser.add_argument("--quick", action="store_true", help="tiny models and few updates")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="two or more seeds")
+    parser.add_argument(
+        "--subset", choices=("dev", "valid"), default="dev", help="subset to evaluate on; valid is for choosing recipes"
+    )
     args = parser.parse_args()
     seeds = tuple(dict.fromkeys(args.seeds))
     if len(seeds) < 2:
-        parser.error(f"--seeds: {len(seeds)} different ones; it must be two or more, for an interval over them")
+        parser.error(f"--seeds: {len(seeds)} given; an interval over seeds needs at least two different seeds")
     out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
     command = "python examples/fsdd/run.py FSDD_FOLDER" + (" --quick" if args.quick else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"

@@ -1,10 +1,10 @@
-"""The claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022), at a small scale.
+"""Test the claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022) at a small scale.
 
     python examples/stochastic/run.py fsdd FSDD_FOLDER                         # 80 minutes on 2 cores; see README.md
     python examples/stochastic/run.py speechocean762 CORPUS.csv --seeds 1 --errors characters --after OUT_OF_FSDD
-    python examples/stochastic/run.py fsdd FSDD_FOLDER --quick                 # a few minutes: nothing learnt
+    python examples/stochastic/run.py fsdd FSDD_FOLDER --quick                 # a few minutes: untrained models
 
-What is done is not done again, and a training that was interrupted goes on: to start afresh, remove the output folder.
+Finished steps are skipped and interrupted trainings continue; remove the output folder to start again.
 """
 
 import argparse
@@ -32,23 +32,24 @@ from w2v_compress.evaluation.machine import describe_machine, interleaved_latenc
 from w2v_compress.files import write_json
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.nn import CompressionSpace
-from w2v_compress.papers.stochastic import Comparison, Measured, markdown, plot, summarise
+from w2v_compress.papers.stochastic import Comparison, Measured, markdown, plot, summarize
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
 from common import (  # noqa: E402
-    count_on_every_core,
+    Unit,
+    count_errors_in_parallel,
     file_name,
-    held_out_digits,
-    keep_settings,
-    load_exact,
-    on_every_core,
+    load_in_file_precision,
+    print_heading,
     publish,
-    say,
+    require_same_settings,
+    run_in_parallel,
+    split_digits,
     timed,
     train,
-    write_listing,
+    write_corpus,
 )
 
 DATA_SEED = 1
@@ -63,24 +64,23 @@ RETROFIT = "retrofit"
 REPEATED = "retrofit, frames repeated"
 TRAINED_ON = "wav2vec 2.0, trained on"
 
-
 UPSAMPLING = "+model.learned_upsampling=[2,3,4]"
-"""Of elastic models: repeated frames leave CTC too few labels a second at S = 3 and 4."""
+"""For elastic models: with repeated frames, CTC can emit too few labels per second at S = 3 and 4."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A recognizer: what it starts from, the point it is trained at, and those it is measured at."""
+    """A recognizer: its initialization, and the compression points of its training and evaluation."""
 
     name: str
     start: str
-    """A pre-training of `PRETRAININGS`, or the system whose training it continues."""
+    """The pre-training in `PRETRAININGS` that it starts from; see also `CONTINUED`."""
     point: str = ""
-    """One point; by default they are sampled."""
+    """The compression point of training; sampled if empty."""
     measured: tuple[str, ...] = ()
-    """By default `point`."""
+    """The compression points of evaluation; `point` if empty."""
     overrides: tuple[str, ...] = ()
-    """What else it sets in finetune.yaml."""
+    """Overrides of finetune.yaml."""
 
     @property
     def points(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ PRETRAININGS = {
     },
     STOCHASTIC: ("model._name=stochastic_sew", UPSAMPLING),
 }
-"""What each pre-training sets in pretrain.yaml."""
+"""Overrides of pretrain.yaml for each pre-training."""
 SYSTEMS = (
     System(FIXED, FIXED, UNCOMPRESSED, measured=POINTS),
     *(System(sew(squeeze), sew(squeeze), f"{squeeze},1,1") for squeeze in (2, 3, 4)),
@@ -114,7 +114,7 @@ SYSTEMS = (
     System(TRAINED_ON, FIXED, UNCOMPRESSED),
 )
 CONTINUED = (RETROFIT, REPEATED, TRAINED_ON)
-"""Systems that start from the fine-tuned system of that name, not from its pre-training."""
+"""Systems that continue the fine-tuned system named by `start`, not its pre-training."""
 COMPARISONS = (
     Comparison("3: marginally worse than fixed", STOCHASTIC, FIXED, UNCOMPRESSED),
     *(Comparison("3: marginally worse than fixed", STOCHASTIC, sew(s), f"{s},1,1") for s in (2, 3, 4)),
@@ -129,19 +129,19 @@ COMPARISONS = (
 
 @dataclass(frozen=True)
 class Size:
-    """How long everything trains."""
+    """The size of a run: training updates, data and shapes."""
 
     pretraining_updates: int
     updates: int
     continued_updates: int
     strings: int = 5400
-    """Of the digits: strings of one or two, over all splits."""
+    """The number of strings of 1 or 2 digits in all splits (fsdd)."""
     max_seconds: float = MAX_SECONDS
-    """Of the sentences: longer ones are left out, of training and of test."""
+    """The length limit of training and test sentences (speechocean762)."""
     shape: tuple[str, ...] = ()
-    """What the networks differ in from pretrain.yaml."""
+    """Overrides of pretrain.yaml that set the shape of the networks."""
     overrides: tuple[str, ...] = ()
-    """Of both yamls."""
+    """Overrides of both pretrain.yaml and finetune.yaml."""
 
 
 SIZES = {
@@ -164,18 +164,18 @@ ON_GPU = {
     ),
     "overrides": ("common.cpu=false", "+common.bf16=true", "dataset.max_tokens=1600000", "optimization.lr=[0.0005]"),
 }
-"""What changes with --gpu: longer, larger, in batches of 100 s."""
+"""Changes for --gpu: longer training of larger networks with batches of 100 s."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One output folder and what is made in it."""
+    """An output folder, and the paths of its files."""
 
     out: Path
     size: Size
     seeds: tuple[int, ...]
     after: Path | None = None
-    """A finished run on another corpus, whose systems are what these start from instead of being pre-trained."""
+    """A finished run on another corpus, whose systems initialize these instead of a pre-training."""
 
     @property
     def data(self) -> Path:
@@ -189,9 +189,9 @@ class Run:
 
 
 def prepare_data(corpus: str, source: Path, run: Run) -> None:
-    """Manifests of strings of one or two digits, or of the sentences of a CSV corpus with splits `train` and `dev`."""
+    """Prepare strings of 1 or 2 digits, or the sentences of a CSV corpus with the splits `train` and `dev`."""
     if corpus == "fsdd":
-        listing = write_listing(run.out / "recordings", held_out_digits(read_fsdd(source)))
+        listing = write_corpus(run.out / "recordings", split_digits(read_fsdd(source)))
         report = prepare("fsdd", listing, run.data, join="1:2", join_count=run.size.strings, seed=DATA_SEED)
     else:
         report = prepare("csv", source, run.data, max_seconds=run.size.max_seconds)
@@ -199,7 +199,7 @@ def prepare_data(corpus: str, source: Path, run: Run) -> None:
 
 
 def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
-    """A pre-training, and every system that comes of it."""
+    """Run a pre-training, and fine-tune all systems that start from it."""
 
     def step(kind: str, name: str, updates: int, settings: Sequence[str]) -> Path:
         folder = run.training(kind, name, seed)
@@ -239,31 +239,32 @@ def train_chain(run: Run, start: str, seed: int, progress: Progress) -> None:
 
 
 def train_all(run: Run) -> None:
+    """Train the chains of all pre-trainings and seeds in parallel, the longest chains first."""
     by_length = sorted(PRETRAININGS, key=lambda name: -sum(system.start == name for system in SYSTEMS))
     chains = [(start, seed) for seed, start in itertools.product(run.seeds, by_length)]
-    on_every_core(partial(train_chain, run), chains)
+    run_in_parallel(partial(train_chain, run), chains)
 
 
-def measure(run: Run, subset: str, of: str) -> Measured:
-    """Errors of every system at its points, one for each seed."""
+def measure(run: Run, subset: str, unit: Unit) -> Measured:
+    """Count the errors of each system at its compression points, for each seed."""
     files = {
         (system.name, point): [(run.model(system.name, seed), point) for seed in run.seeds]
         for system in SYSTEMS
         for point in system.points
     }
-    return count_on_every_core(files, run.data, subset, of)
+    return count_errors_in_parallel(files, run.data, subset, unit)
 
 
 def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
-    """Compute and time of each point, of one stochastic model: all models share them but for SEW's upsampling.
+    """Measure compute and time of a stochastic model at each point; the other models differ only in upsampling.
 
-    Taken on utterances that are joined to one of `TIMED_SECONDS`: single ones last no second.
+    Utterances are joined to `TIMED_SECONDS` of audio, since each lasts less than a second.
     """
     audio = np.concatenate([read_audio(utterance.path) for utterance in read_manifest(run.data, subset)])
     audio = audio[: TIMED_SECONDS * SAMPLE_RATE]
     seconds = len(audio) / SAMPLE_RATE
-    say(f"Timing: {seconds:.0f} s of audio at every point, in turns, median of 9")
-    recognizer = load_exact(run.model(STOCHASTIC, run.seeds[0]))
+    print_heading(f"Timing: {seconds:.0f} s of audio at each point, interleaved, median of 9 runs")
+    recognizer = load_in_file_precision(run.model(STOCHASTIC, run.seeds[0]))
     points = SPACE.all_points()
     latency = interleaved_latency(
         {
@@ -283,18 +284,18 @@ def measure_costs(run: Run, subset: str) -> list[dict[str, Any]]:
 
 
 def check_settings(run: Run, source: Path) -> None:
-    """Raise `InputError` when the output folder holds a run with other settings."""
+    """Raise InputError if the output folder contains a run with other settings."""
     settings: dict[str, Any] = {"corpus": str(source.resolve()), **dataclasses.asdict(run.size)}
     settings |= {"after": str(run.after)} if run.after else {}
     settings |= {"pretrainings": PRETRAININGS, "systems": [dataclasses.asdict(system) for system in SYSTEMS]}
     settings |= {
         name: yaml.safe_load((HERE / name).read_text(encoding="utf-8")) for name in ("pretrain.yaml", "finetune.yaml")
     }
-    keep_settings(run.out, settings)
+    require_same_settings(run.out, settings)
 
 
-def run_all(run: Run, corpus: str, source: Path, subset: str, of: str, command: str) -> None:
-    """Every step that is not done, then the figures."""
+def run_all(run: Run, corpus: str, source: Path, subset: str, unit: Unit, command: str) -> None:
+    """Run all unfinished steps, then publish the results."""
     missing = [
         path
         for system, seed in itertools.product(SYSTEMS, run.seeds)
@@ -303,25 +304,25 @@ def run_all(run: Run, corpus: str, source: Path, subset: str, of: str, command: 
         and not (path := dataclasses.replace(run, out=run.after).model(system.name, seed)).exists()
     ]
     if missing:
-        raise InputError(f"{missing[0]}: no such file; --after must be a finished run of the same seeds")
+        raise InputError(f"{missing[0]}: no such file; --after must be a finished run with the same seeds")
     run.out.mkdir(parents=True, exist_ok=True)
     check_settings(run, source)
     if not (run.data / "train.tsv").exists():
-        say("Preparing the audio")
+        print_heading("Preparing the audio")
         with timed(run.out, "preparation"):
             prepare_data(corpus, source, run)
     with timed(run.out, "training"):
         train_all(run)
-    say(f"Measuring on {subset}")
+    print_heading(f"Evaluating on {subset}")
     with timed(run.out, "evaluation"):
-        counts = measure(run, subset, of)
+        counts = measure(run, subset, unit)
         costs = measure_costs(run, subset)
     utterances = read_manifest(run.data, subset)
     results = {
         "command": command,
         "corpus": corpus,
         "subset": subset,
-        "rate": RATES[of],
+        "rate": RATES[unit],
         "utterances": len(utterances),
         "words": sum(len(utterance.text.split()) for utterance in utterances),
         "seeds": list(run.seeds),
@@ -332,7 +333,7 @@ def run_all(run: Run, corpus: str, source: Path, subset: str, of: str, command: 
         },
         "machine": describe_machine(),
         "seconds": json.loads((run.out / "seconds.json").read_text(encoding="utf-8")),
-        **summarise(counts, COMPARISONS),
+        **summarize(counts, COMPARISONS),
         "costs": costs,
     }
     publish(run.out, results, markdown, plot)
@@ -343,18 +344,27 @@ def main() -> None:
     parser.add_argument("corpus", choices=tuple(SIZES))
     parser.add_argument("source", type=Path, metavar="FOLDER", help="the corpus; for speechocean762 its utterances.csv")
     parser.add_argument("--out", type=Path, help="output folder (default: out-CORPUS beside this script)")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes and a few updates")
-    parser.add_argument("--gpu", action="store_true", help="larger and longer, on a CUDA GPU that all trainings share")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one or more")
-    parser.add_argument("--subset", choices=("dev", "valid"), default="dev", help="valid: to choose recipes on (fsdd)")
-    parser.add_argument("--after", type=Path, help="start from the systems of this finished run: no pre-training")
-    parser.add_argument("--errors", choices=tuple(RATES), default="words", help="characters: where few words are right")
+    parser.add_argument("--quick", action="store_true", help="tiny models and few updates")
+    parser.add_argument("--gpu", action="store_true", help="train larger networks for longer, all on one CUDA GPU")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one or more seeds")
+    parser.add_argument(
+        "--subset",
+        choices=("dev", "valid"),
+        default="dev",
+        help="subset to evaluate on; valid (fsdd only) is for choosing recipes",
+    )
+    parser.add_argument(
+        "--after", type=Path, help="initialize from the systems of this finished run instead of pre-training"
+    )
+    parser.add_argument(
+        "--errors", choices=tuple(RATES), default="words", help="errors to count; characters if few words are correct"
+    )
     args = parser.parse_args()
     seeds = tuple(dict.fromkeys(args.seeds))
     if args.subset == "valid" and args.corpus != "fsdd":
-        parser.error("--subset: only fsdd has valid")
+        parser.error("--subset valid: only available for fsdd")
     if args.quick and args.gpu:
-        parser.error("--quick goes without --gpu")
+        parser.error("--quick cannot be combined with --gpu")
     mode = "quick" if args.quick else "gpu" if args.gpu else ""
     name = "-".join(part for part in ("out", args.corpus, mode) if part)
     changes: dict[str, Any] = {"quick": QUICK, "gpu": ON_GPU}.get(mode, {})

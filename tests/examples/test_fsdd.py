@@ -138,7 +138,7 @@ def test_a_folder_of_other_settings_is_refused(example, run, tmp_path):
     example.check_settings(run, tmp_path)
     example.check_settings(dataclasses.replace(run, seeds=(1, 2, 3)), tmp_path)
     other = dataclasses.replace(run, size=dataclasses.replace(run.size, student_updates={12: 6, 4: 6}))
-    with pytest.raises(InputError, match="another student_updates; choose another --out"):
+    with pytest.raises(InputError, match="different settings: student_updates; choose another --out"):
         example.check_settings(other, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_seconds_of_interrupted_steps_add_up(example, run):
 
 def test_summary_names_what_is_compared(figures):
     taught, alone = [counts([1, 1]), counts([1, 3])], [counts([3, 3]), counts([3, 5])]
-    summary = figures.summarise(
+    summary = figures.summarize(
         {
             ("teacher", 24, "fp32"): [counts([1, 0])],
             ("teacher", 24, "int8 full"): [counts([1, 1])],

@@ -1,4 +1,4 @@
-"""The table of "Shrinking Bigfoot": the paper's figures, ours in its rows, and what must hold, on tiny networks."""
+"""The table of "Shrinking Bigfoot" on tiny networks: published results, ours, and the checks."""
 
 import functools
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from w2v_compress.data.manifest import Utterance, write_manifest
@@ -17,11 +16,10 @@ from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn.architecture import ARCHITECTURES
-from w2v_compress.papers import bigfoot, energy
-from w2v_compress.papers.bigfoot import ENTRIES, measure
+from w2v_compress.papers import energy
+from w2v_compress.papers.bigfoot import ENTRIES, check_targets, measure
 from w2v_compress.papers.bigfoot_table import COLUMNS, check_table, markdown, notes, table
 from w2v_compress.papers.published import BIGFOOT
-from w2v_compress.progress import Steps, no_progress
 from w2v_compress.runtime.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +28,7 @@ LAYERS = {"large": 3, "student-12": 2, "student-4": 1, "base": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_architectures(tiny_model: Callable[..., ModelFile]) -> Iterator[None]:
-    """The architectures of the table, small, but so wide that int8 makes their files smaller."""
+    """Small architectures in place of the full ones, wide enough for int8 to make the files smaller."""
     with pytest.MonkeyPatch.context() as patch:
         for name, layers in LAYERS.items():
             model = tiny_model(encoder_layers=layers, encoder_embed_dim=64, encoder_ffn_embed_dim=256)
@@ -50,23 +48,23 @@ def report(work: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def run(run: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
-    """run(argument, ...) of `w2v-compress tables bigfoot`"""
+    """run(argument, ...) runs `w2v-compress tables bigfoot`."""
     return functools.partial(run, "tables", "bigfoot")
 
 
-def test_published_figures_give_the_ratios_that_the_paper_states() -> None:
-    large, student, int8 = (BIGFOOT[name] for name in ("large", "student-4", "large-int8-paper"))
-    published = {name: bigfoot._published(model) for name, model in BIGFOOT.items()}
-    assert (large.cpu_seconds, student.cpu_seconds, int8.cpu_seconds) == (4433, 1560, 4079)
-    ratios = {name: values["times_faster"] for name, values in published.items() if values}
+def test_published_results_give_the_ratios_that_the_paper_states(report: dict[str, Any]) -> None:
+    published = {row["name"]: row["published"] for row in report["models"] if row["published"]}
+    assert set(published) == set(BIGFOOT)
+    seconds = [published[name]["cpu_seconds"] for name in ("large", "student-4", "large-int8-paper")]
+    assert seconds == [4433, 1560, 4079]
+    ratios = {name: values["times_faster"] for name, values in published.items()}
     assert ratios["student-4"] == pytest.approx(2.84, abs=0.005)
     assert ratios["large-int8-paper"] == pytest.approx(1.09, abs=0.005)
     assert ratios["student-12"] is None
-    sizes = {name: values["times_smaller"] for name, values in published.items() if values}
+    sizes = {name: values["times_smaller"] for name, values in published.items()}
     assert sizes["student-4"] == pytest.approx(4.8, abs=0.05)
     assert sizes["large-int8-paper"] == pytest.approx(3.6, abs=0.05)
     assert published["student-12"]["wer"] == (5.93, 6.14)
-    assert set(BIGFOOT) <= set(ENTRIES)
 
 
 def test_rows_ratios_and_checks(report: dict[str, Any], work: Path) -> None:
@@ -102,7 +100,7 @@ def test_rows_ratios_and_checks(report: dict[str, Any], work: Path) -> None:
     assert "energy" not in report
 
 
-def test_checks_are_met_exactly_from_their_targets_on() -> None:
+def test_checks_are_met_from_exactly_their_targets() -> None:
     def rows(factor: float) -> dict[str, dict[str, Any]]:
         sizes = {"student-4": 4.8, "large-int8-paper": 3.55, "large-int8-full": 3.9}
         milliseconds = {"large": 9.0, "large-bf16": 4.0, "large-int8-full": 3.0, "student-4": 3.0}
@@ -116,8 +114,8 @@ def test_checks_are_met_exactly_from_their_targets_on() -> None:
             for name, value in milliseconds.items()
         }
 
-    assert all(check["met"] for check in bigfoot._checks(rows(1.0)))
-    missed = [check["target"] for check in bigfoot._checks(rows(0.99)) if not check["met"]]
+    assert all(check["met"] for check in check_targets(rows(1.0)))
+    missed = [check["target"] for check in check_targets(rows(0.99)) if not check["met"]]
     assert [target.partition(":")[0] for target in missed] == [
         "LARGE within 1% of the paper's 1262 MB",
         "4 layers smaller than LARGE",
@@ -127,7 +125,7 @@ def test_checks_are_met_exactly_from_their_targets_on() -> None:
     ]
 
 
-def test_command_shows_the_wer_of_models_that_are_given(
+def test_command_measures_the_wer_of_given_models(
     run: Callable[..., tuple[int, str, str]],
     tiny_model: Callable[..., ModelFile],
     wav: Callable[..., Path],
@@ -154,10 +152,10 @@ def test_command_shows_the_wer_of_models_that_are_given(
     assert "ours, mine.safetensors" in markdown(report)
     assert "What must hold" in out
     assert "int8 units" in out
-    assert sorted(tmp_path.glob("*.safetensors")) == [student]  # the others were in a temporary folder
+    assert sorted(tmp_path.glob("*.safetensors")) == [student]  # the other files were in a temporary folder
 
 
-def test_the_papers_line_comes_before_ours(report: dict[str, Any]) -> None:
+def test_published_results_precede_ours(report: dict[str, Any]) -> None:
     columns, lines = table(report)
     assert columns == COLUMNS
     assert ["4 layers, fp32", "paper", "65M", "262", "4.82x", "1560 s", "2.84x", "9.51"] in lines
@@ -167,7 +165,7 @@ def test_the_papers_line_comes_before_ours(report: dict[str, Any]) -> None:
 
 
 def test_results_document_shows_the_committed_run() -> None:
-    """The table of docs/results.md is that of a full run, whose sizes do not depend on the machine."""
+    """docs/results.md contains the table of the committed full-size run."""
     report = json.loads((ROOT / "benchmarks" / "results" / "bigfoot.json").read_text(encoding="utf-8"))
     assert markdown(report) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert report["repeats"] >= 9
@@ -175,24 +173,24 @@ def test_results_document_shows_the_committed_run() -> None:
     assert all(row["random"] for row in report["models"])
 
 
-def test_a_model_that_fits_no_row_is_an_error(run: Callable[..., tuple[int, str, str]], tiny_path: Path) -> None:
+def test_a_model_that_matches_no_row_is_an_error(run: Callable[..., tuple[int, str, str]], tiny_path: Path) -> None:
     assert run("--help")[0] == 0
     status, _, err = run("--model", f"giant={tiny_path}")
     assert (status, err.count("\n")) == (1, 1)
-    assert "'giant' is no row" in err
+    assert "'giant' is not a row" in err
     assert "student-12" in err
     assert run("--model", f"large-bf16={tiny_path}")[0] == 1
     status, _, err = run("--model", f"large-int8-full={tiny_path}")
     assert (status, err.count("\n")) == (1, 1)
-    assert f"{tiny_path}: not quantized" in err
+    assert f"{tiny_path}: is not quantized" in err
     assert run("--model", tiny_path)[0] == 2
     with pytest.raises(InputError, match="--model"):
         measure(utterances=[Utterance(tiny_path, 1, "A")])
 
 
-def test_a_disk_that_is_too_small_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_little_disk_space_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"need .* MB, but 0\.00 MB are free: name another folder with --work"):
+    with pytest.raises(InputError, match=r"need .* MB, but 0\.00 MB are free; choose another folder with --work"):
         measure(work=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -207,7 +205,7 @@ def test_energy_without_codecarbon_names_the_extra(
 
 
 class FakeTracker:
-    """codecarbon's tracker on a machine with counters (or without), which used a thousandth of a kWh."""
+    """codecarbon's tracker on a machine with counters, measuring 0.001 kWh; without counters if `mode` is another."""
 
     mode = "intel_rapl"
 
@@ -222,16 +220,15 @@ class FakeTracker:
         return SimpleNamespace(cpu_energy=0.001)
 
 
-def test_energy_is_measured_or_not_given(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, report: dict[str, Any], work: Path
-) -> None:
+def test_energy_needs_counters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path) -> None:
     fake = SimpleNamespace(OfflineEmissionsTracker=FakeTracker)
     monkeypatch.setitem(sys.modules, "codecarbon", fake)  # type: ignore[arg-type]
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
-    nothing = bigfoot._measure_energy(report["models"], {}, np.zeros(16_000), 1, Steps(no_progress, 1))
-    assert not nothing["measured"]
-    assert "no RAPL energy counters" in nothing["reason"]
-    assert any("nothing was measured: no RAPL" in note for note in notes(report | {"energy": nothing}))
+    without = measure(work=work, seconds=0.2, repeats=1, seed=4, measure_energy=True)
+    assert not without["energy"]["measured"]
+    assert "no RAPL energy counters" in without["energy"]["reason"]
+    assert not any("joules_per_second" in row for row in without["models"])
+    assert any("Energy: not measured: no RAPL" in note for note in notes(without))
 
     counter = tmp_path / "intel-rapl:0" / "energy_uj"
     counter.parent.mkdir(parents=True)
@@ -243,13 +240,13 @@ def test_energy_is_measured_or_not_given(
     columns, lines = table(measured)
     assert {len(line) for line in lines} == {len(columns)} == {len(COLUMNS) + 1}
     assert {line[-1] for line in lines} == {"-", "3600.00"}
-    assert (work / "large-seed4.safetensors").stat().st_mtime_ns == made  # used again, not made again
+    assert (work / "large-seed4.safetensors").stat().st_mtime_ns == made  # reused
 
     monkeypatch.setattr(FakeTracker, "mode", "cpu_load")
     with pytest.raises(InputError, match="nothing was measured"):
         energy.processor_joules(lambda: None)
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert "run as root" in str(energy.why_unmeasured())
+    assert "run as root" in str(energy.missing_counters())
 
 
 def test_report_of_checks_says_yes_or_no() -> None:

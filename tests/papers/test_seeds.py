@@ -1,4 +1,4 @@
-"""Models trained several times: intervals over seeds and over utterances."""
+"""Intervals over seeds and over utterances."""
 
 import math
 
@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.papers.seeds import difference, over_seeds
+from w2v_compress.papers.seeds import difference, seed_interval
 
 
 def counts(errors: list[int], words: int = 10) -> ErrorCounts:
     return ErrorCounts(np.array(errors), np.full(len(errors), words))
 
 
-def test_interval_over_seeds_is_students() -> None:
-    interval = over_seeds([0.1, 0.2, 0.3])
+def test_interval_over_seeds_is_a_t_interval() -> None:
+    interval = seed_interval([0.1, 0.2, 0.3])
     assert interval["value"] == pytest.approx(0.2)
     assert interval["high"] - interval["value"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
-    assert over_seeds([0.1, 0.3])["low"] == pytest.approx(0.2 - 12.706205 * math.sqrt(0.02) / math.sqrt(2))
+    assert seed_interval([0.1, 0.3])["low"] == pytest.approx(0.2 - 12.706205 * math.sqrt(0.02) / math.sqrt(2))
 
 
 def test_differences_are_paired_by_seed_and_utterance() -> None:
-    """A student that is one word worse on every utterance, for seeds and utterances that differ far more than that."""
-    hard = [counts([0, 4, 8, 2]), counts([5, 1, 9, 0])]
-    harder = [ErrorCounts(run.errors + 1, run.lengths) for run in hard]
-    gain = difference(harder, hard)
+    """Each utterance has one more error, a difference far smaller than those between seeds and utterances."""
+    fewer = [counts([0, 4, 8, 2]), counts([5, 1, 9, 0])]
+    more = [ErrorCounts(run.errors + 1, run.lengths) for run in fewer]
+    gain = difference(more, fewer)
     for interval in (gain["over_seeds"], gain["over_strings"]):
         assert interval == pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1})

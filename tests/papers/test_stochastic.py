@@ -1,4 +1,4 @@
-"""The claims about stochastic models, from word errors to tables and the curve."""
+"""Results for the claims about stochastic models: tables, plot and command."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.papers.stochastic import Comparison, claim_table, markdown, plot, point_table, summarise
+from w2v_compress.papers.stochastic import Comparison, claim_table, markdown, plot, point_table, summarize
 
 
 def counts(*errors: int) -> ErrorCounts:
@@ -32,35 +32,33 @@ def results() -> dict[str, Any]:
         {"point": "1,1,1", "macs_per_second": 2e6, "milliseconds_per_second": 4.0},
         {"point": "2,1,1", "macs_per_second": 1e6, "milliseconds_per_second": 2.5},
     ]
-    return summarise(measured, comparisons) | {"rate": "WER", "costs": costs}
+    return summarize(measured, comparisons) | {"rate": "WER", "costs": costs}
 
 
-def test_differences_are_paired_and_named(results: dict[str, Any]) -> None:
+def test_claim_table(results: dict[str, Any]) -> None:
     _, (first, second) = claim_table(results)
     assert first == ["worse", "stochastic", "fixed", "1,1,1", "10.00", "[10.00, 10.00]", "[10.00, 10.00]"]
     assert second[:5] == ["the price", "stochastic", "stochastic at 1,1,1", "2,1,1", "20.00"]
 
 
-def test_points_that_a_model_does_not_have_are_left_empty(results: dict[str, Any]) -> None:
+def test_points_without_a_measurement_are_empty(results: dict[str, Any]) -> None:
     columns, lines = point_table(results)
     assert columns == ["point", "M MACs per s", "ms per s", "WER, fixed", "WER, stochastic"]
     assert lines == [["1,1,1", "2.0", "4.0", "10.00", "20.00"], ["2,1,1", "1.0", "2.5", "-", "40.00"]]
 
 
-def test_both_tables_are_in_the_markdown(results: dict[str, Any]) -> None:
+def test_markdown_has_both_tables(results: dict[str, Any]) -> None:
     text = re.sub(" +", " ", markdown(results))
     assert "| the price | stochastic | stochastic at 1,1,1 | 2,1,1 |" in text
     assert "| 2,1,1 | 1.0 | 2.5 | - | 40.00 |" in text
 
 
-def test_the_curve_is_drawn(results: dict[str, Any], tmp_path: Path) -> None:
+def test_plot(results: dict[str, Any], tmp_path: Path) -> None:
     plot(results, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_shows_what_was_written(
-    run: Callable[..., tuple[int, str, str]], results: dict[str, Any], tmp_path: Path
-) -> None:
+def test_command(run: Callable[..., tuple[int, str, str]], results: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results))
     status, out, _ = run("tables", "stochastic", tmp_path / "results.json", "--markdown", tmp_path / "tables.md")
     assert status == 0
@@ -68,7 +66,7 @@ def test_the_command_shows_what_was_written(
     assert (tmp_path / "tables.md").read_text() == markdown(results)
 
 
-def test_the_committed_results_fit_a_terminal(
+def test_committed_results_fit_80_columns(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -90,7 +88,7 @@ def test_the_committed_results_fit_a_terminal(
         ("[1]", "no `rate`"),
     ],
 )
-def test_another_file_is_one_line(
+def test_other_files_are_a_one_line_error(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, content: str | None, reason: str
 ) -> None:
     if content is not None:

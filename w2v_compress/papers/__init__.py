@@ -1,1 +1,1 @@
-"""The tables of the two papers, with our measurements beside them."""
+"""Tables of the two papers, with our measurements next to the published ones."""

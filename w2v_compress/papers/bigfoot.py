@@ -1,4 +1,4 @@
-"""The models of "Shrinking Bigfoot" at full size: how large and how fast ours are, WER where there are checkpoints."""
+"""Size, CPU time and WER of full-size models for the table of "Shrinking Bigfoot" (Peng et al. 2021)."""
 
 import dataclasses
 import math
@@ -31,23 +31,23 @@ from ..runtime.recognizer import Recognizer
 from . import energy
 from .published import BIGFOOT, Published
 
-INT8_SHARE = 0.3  # of the fp32 file's size that an int8 file needs at most
+INT8_SIZE_RATIO = 0.3  # upper bound of an int8 file's size, relative to the fp32 file
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the table, and what it is made of."""
+    """A row of the table, and the model that it measures."""
 
     title: str
     architecture: str
-    """A name of `nn.architecture.ARCHITECTURES`, and the name of the fp32 entry that has the weights."""
+    """Name in `nn.architecture.ARCHITECTURES`, and of the fp32 entry whose weights this entry uses."""
     precision: Precision = "fp32"
     scheme: Literal["paper", "full"] | None = None
-    """How it is quantized, see `runtime.model_file.quantize_file`."""
+    """Quantization scheme, see `model_file.storage.quantize_file`."""
 
     @property
     def has_file(self) -> bool:
-        """bf16 is the fp32 file, computed in another precision."""
+        """Whether the entry has its own file; a bf16 entry runs the fp32 file."""
         return self.precision != "bf16"
 
 
@@ -61,7 +61,7 @@ ENTRIES: dict[str, Entry] = {
     "student-4-int8-full": Entry("4 layers, int8 full", "student-4", "int8", "full"),
     "base": Entry("base, fp32", "base"),
 }
-"""The rows of the table; an fp32 entry has its architecture's name and comes before what is made of it."""
+"""Rows of the table; each fp32 entry has the name of its architecture and precedes the entries that use its weights."""
 
 
 def measure(
@@ -76,19 +76,26 @@ def measure(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The table of "Shrinking Bigfoot" (Peng et al. 2021), JSON-able, the models measured side by side in one run.
+    """Measure the models of the table of "Shrinking Bigfoot" with interleaved runs; returns a report for JSON.
 
-    given: model files in place of those made here, by the names of `ENTRIES`; an int8 one that is not given is made
-    of the fp32 one that is. Models that are not given have random weights, which size and time do not depend on.
-    utterances: to measure the WER of models that are not random, batch 1.
-    work: keeps the files, and takes fp32 files from there; else they go to a temporary folder.
-    seconds: of noise, for the times: batch 1, the median of `repeats` runs, in turns. `seed`: of weights and noise.
-    Raises `InputError`: what is given does not fit its row, the disk is too small, codecarbon is missing.
+    Args:
+        given: Trained model files by the names of `ENTRIES`. A missing int8 file is quantized from the fp32 file of its
+            architecture. Other models get random weights, on which size and time do not depend.
+        utterances: Test set for the WER of trained models, at batch size 1.
+        work: Folder for the model files, whose fp32 files are reused; by default a temporary folder.
+        seconds: Length of the noise that is timed at batch size 1.
+        repeats: Number of timed runs of each model; the median is reported.
+        threads: Number of threads.
+        measure_energy: Whether to measure the energy too.
+        seed: Random seed for weights and noise.
+        progress: Counts model files, runs and utterances.
+
+    Raises `InputError` when a given file does not match its row, the disk space is too small, or codecarbon is missing.
     """
     given = dict(given or {})
     _check_given(given)
     if utterances and not given:
-        raise InputError("a test set needs models that are trained: name them with --model")
+        raise InputError("a test set needs trained models: name them with --model")
     if measure_energy:
         energy.require_codecarbon()
     trained = sum(name in given or entry.architecture in given for name, entry in ENTRIES.items())
@@ -101,39 +108,32 @@ def measure(
         }
         rows = _rows(files, given, seed)
     samples = np.random.default_rng(seed).normal(scale=0.1, size=round(seconds * SAMPLE_RATE)).astype(np.float32)
-
-    def timed(recognizer: Recognizer) -> Callable[[], None]:
-        def run() -> None:
-            recognizer.emissions(samples, SAMPLE_RATE)
-            steps.step()
-
-        return run
-
-    latency = interleaved_latency({name: timed(recognizer) for name, recognizer in recognizers.items()}, repeats)
-    for name, row in rows.items():
-        row |= {"milliseconds": latency[name], "times_faster": latency["large"] / latency[name]}
+    _measure_latency(rows, recognizers, samples, repeats, steps)
     _measure_wer(rows, recognizers, utterances, seed, steps)
     report = {"paper": "Peng et al. 2021, arXiv 2103.15760", "seed": seed, "seconds": seconds, "repeats": repeats}
     report |= {"batch_size": 1, "utterances": len(utterances), "machine": _machine()}
     if measure_energy:
         report["energy"] = _measure_energy(rows, recognizers, samples, repeats, steps)
-    return report | {"models": list(rows.values()), "checks": _checks(rows)}
+    return report | {"models": list(rows.values()), "checks": check_targets(rows)}
 
 
 def _check_given(given: Mapping[str, Path]) -> None:
+    """Raise `InputError` unless each given file has the quantization of its row."""
     rows = {name: entry for name, entry in ENTRIES.items() if entry.has_file}
     for name, path in given.items():
         if name not in rows:
-            raise InputError(f"--model: {name!r} is no row of the table; it must be one of {', '.join(rows)}")
+            raise InputError(f"--model: {name!r} is not a row of the table; it must be one of {', '.join(rows)}")
         quantization = read_header(path).quantization
         scheme = quantization["scheme"] if quantization else None
         if scheme != rows[name].scheme:
-            kinds = [f"int8 by scheme `{kind}`" if kind else "not quantized" for kind in (scheme, rows[name].scheme)]
-            raise InputError(f"{path}: {kinds[0]}; the row `{name}` needs one that is {kinds[1]}")
+            kinds = (scheme, rows[name].scheme)
+            found, needed = (f"int8 with scheme `{kind}`" if kind else "not quantized" for kind in kinds)
+            raise InputError(f"{path}: is {found}; the row `{name}` needs a file that is {needed}")
 
 
 @contextmanager
 def _folder(work: Path | None) -> Iterator[Path]:
+    """Yield the folder `work`, or a temporary one."""
     if work is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -143,7 +143,7 @@ def _folder(work: Path | None) -> Iterator[Path]:
 
 
 def _model_files(given: Mapping[str, Path], folder: Path, seed: int, steps: Steps) -> dict[str, Path]:
-    """The file of each entry; those that are missing are made. int8 files always are: making them is quick."""
+    """Return the file of each entry, after writing those that are missing and all int8 files, which is fast."""
     files = dict(given)
     missing: dict[str, Callable[[], Any]] = {}
     for name, entry in ENTRIES.items():
@@ -159,29 +159,30 @@ def _model_files(given: Mapping[str, Path], folder: Path, seed: int, steps: Step
             missing[name] = partial(export_random, name, files[name], seed)
     _check_space(folder, missing)
     steps.step(len(ENTRIES) - len(missing))
-    for make in missing.values():
-        make()
+    for write in missing.values():
+        write()
         steps.step()
     return files
 
 
 def _check_space(folder: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` when `folder` has too little free space for the files of these entries."""
     needed = 0.0
     for name in names:
         with on_meta_device():
             network = AcousticModel(named_architecture(ENTRIES[name].architecture))
         size = sum(4 * parameter.numel() for parameter in network.parameters())
-        needed += size * (INT8_SHARE if ENTRIES[name].scheme else 1)
+        needed += size * (INT8_SIZE_RATIO if ENTRIES[name].scheme else 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{folder}: the models need {megabytes(round(needed))}, but {megabytes(free)} are free: "
-            "name another folder with --work"
+            f"{folder}: the models need {megabytes(round(needed))}, but {megabytes(free)} are free; "
+            "choose another folder with --work"
         )
 
 
 def _rows(files: Mapping[str, Path], given: Mapping[str, Path], seed: int) -> dict[str, dict[str, Any]]:
-    """What is known of each model before it runs."""
+    """Return the fields of each row that need no measurement."""
     rows: dict[str, dict[str, Any]] = {}
     descriptions = {path: describe_model(path) for path in set(files.values())}
     for name, entry in ENTRIES.items():
@@ -204,7 +205,7 @@ def _rows(files: Mapping[str, Path], given: Mapping[str, Path], seed: int) -> di
 
 
 def _published(model: Published | None) -> dict[str, Any] | None:
-    """The paper's figures and the ratios to LARGE that they give."""
+    """Return the published results, with size and speed relative to LARGE computed from them."""
     if model is None:
         return None
     large = BIGFOOT["large"]
@@ -214,6 +215,24 @@ def _published(model: Published | None) -> dict[str, Any] | None:
     return values
 
 
+def _measure_latency(
+    rows: Mapping[str, dict[str, Any]],
+    recognizers: Mapping[str, Recognizer],
+    samples: np.ndarray,
+    repeats: int,
+    steps: Steps,
+) -> None:
+    """Add the median time and the speed-up over LARGE to the rows."""
+
+    def run(recognizer: Recognizer) -> None:
+        recognizer.emissions(samples, SAMPLE_RATE)
+        steps.step()
+
+    latency = interleaved_latency({name: partial(run, each) for name, each in recognizers.items()}, repeats)
+    for name, row in rows.items():
+        row |= {"milliseconds": latency[name], "times_faster": latency["large"] / latency[name]}
+
+
 def _measure_wer(
     rows: Mapping[str, dict[str, Any]],
     recognizers: Mapping[str, Recognizer],
@@ -221,6 +240,7 @@ def _measure_wer(
     seed: int,
     steps: Steps,
 ) -> None:
+    """Add the WER of trained models to the rows."""
     for name, row in rows.items():
         if utterances and not row["random"]:
             report = evaluate(
@@ -236,8 +256,8 @@ def _measure_energy(
     repeats: int,
     steps: Steps,
 ) -> dict[str, Any]:
-    """Adds joules per second of audio to the rows, where the machine measures them; else says why not."""
-    reason = energy.why_unmeasured()
+    """Add joules per second of audio to the rows; returns whether this was possible, or the reason why not."""
+    reason = energy.missing_counters()
     if reason is None:
         for name, model in recognizers.items():
             joules = energy.processor_joules(partial(model.transcribe, [samples] * repeats, SAMPLE_RATE, batch_size=1))
@@ -247,17 +267,18 @@ def _measure_energy(
 
 
 def _machine() -> dict[str, Any]:
+    """Describe the machine, with its int8 units."""
     return describe_machine() | {"int8_units": has_int8_units()}
 
 
-def _checks(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Whether the models keep what this project promises of them."""
+def check_targets(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Compare sizes and speed-ups with this project's targets: target, measured value, and whether it is met."""
 
     def smaller(name: str) -> float:
         return rows[name]["times_smaller"]
 
-    def faster(name: str, reference: str) -> float:
-        return rows[reference]["milliseconds"] / rows[name]["milliseconds"]
+    def faster(name: str, baseline: str) -> float:
+        return rows[baseline]["milliseconds"] / rows[name]["milliseconds"]
 
     published = BIGFOOT["large"].megabytes
     assert published is not None
@@ -265,11 +286,11 @@ def _checks(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     checks = [
         {
             "target": f"LARGE within 1% of the paper's {published} MB",
-            "measured": f"{round(deviation, 2) + 0.0:+.2f}%",  # + 0.0: never -0.00
+            "measured": f"{round(deviation, 2) + 0.0:+.2f}%",  # + 0.0 turns -0.00 into 0.00
             "met": abs(deviation) <= 1,
         }
     ]
-    for text, measured, least in (
+    for text, measured, minimum in (
         ("4 layers smaller than LARGE", smaller("student-4"), 4.8),
         ("int8 paper smaller than fp32", smaller("large-int8-paper"), 3.55),
         ("int8 full smaller than fp32", smaller("large-int8-full"), 3.9),
@@ -278,6 +299,6 @@ def _checks(rows: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         ("LARGE, int8 full faster than fp32", faster("large-int8-full", "large"), 2.5),
         ("LARGE, int8 full not slower than bf16", faster("large-int8-full", "large-bf16"), 1.0),
     ):
-        shown = math.floor(100 * measured) / 100  # rounded down: 2.996 is not 3.00
-        checks.append({"target": f"{text}: >= {least:g}x", "measured": f"{shown:.2f}x", "met": measured >= least})
+        shown = math.floor(100 * measured) / 100  # rounds down, so that 2.996 is not shown as 3.00
+        checks.append({"target": f"{text}: >= {minimum:g}x", "measured": f"{shown:.2f}x", "met": measured >= minimum})
     return checks

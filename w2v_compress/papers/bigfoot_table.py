@@ -1,4 +1,4 @@
-"""The papers' tables with ours beside them, as people read them."""
+"""Tables and notes of a report of `bigfoot.measure`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ CHECK_COLUMNS = ["target", "measured", "met"]
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines of a report of `bigfoot.measure`: of each model the paper's line, if any, and ours."""
+    """Return column names and lines of the models: the published results, if any, followed by ours."""
     with_energy = report.get("energy", {}).get("measured", False)
     lines = []
     for row in report["models"]:
@@ -28,36 +28,38 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def check_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Column names and lines of the report's checks."""
+    """Return column names and lines of the checks."""
     lines = [[check["target"], check["measured"], "yes" if check["met"] else "no"] for check in report["checks"]]
     return CHECK_COLUMNS, lines
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What the figures of the table are, one sentence or two a line."""
+    """Return notes that explain the table, one per line."""
     machine = report["machine"]
     units = "int8 units (VNNI or AMX)" if machine["int8_units"] else "no int8 units"
     lines = [
-        f"Ours: CPU time of {report['seconds']:g} s of noise, batch 1, median of {report['repeats']} runs in turns, on "
-        f"{machine['processor']}, {machine['threads']} threads, {units}, "
-        f"torch {machine['torch']}; weights and noise of seed {report['seed']}.",
-        "MB are 1e6 bytes of the file. The paper's parameters and MB hold modules that only pre-training uses; "
-        "our files leave them out.",
-        "Paper: dev-clean on 8 cores, batch 1, greedy, no language model; its ratios follow from its MB and seconds.",
+        f"Ours: CPU time for {report['seconds']:g} s of noise, batch 1, median of {report['repeats']} interleaved "
+        f"runs, {machine['processor']}, {machine['threads']} threads, {units}, torch {machine['torch']}; "
+        f"random seed of weights and noise: {report['seed']}.",
+        "MB: size of the file in 1e6 bytes. The paper's parameters and MB include modules that only pre-training "
+        "uses; our files do not contain them.",
+        "Paper: dev-clean on 8 cores, batch 1, greedy decoding, no language model; ratios are computed from its MB and "
+        "seconds.",
     ]
     if "energy" in report:
         reason = report["energy"]["reason"]
-        lines.append(f"Energy: nothing was measured: {reason}." if reason else "Energy: of the whole processor, RAPL.")
+        lines.append(f"Energy: not measured: {reason}." if reason else "Energy: of the processor, from RAPL counters.")
     return lines
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as docs/results.md has it."""
+    """Format tables and notes in Markdown, for docs/results.md."""
     parts = [markdown_table(*table(report)), "".join(f"- {note}\n" for note in notes(report))]
     return "\n".join([*parts, markdown_table(*check_table(report))])
 
 
 def _published_cells(published: Mapping[str, Any]) -> list[str]:
+    """Format the published results of a model."""
     return [
         _cell(published["parameters"], "{:.0f}M", 1e-6),
         _cell(published["megabytes"], "{:.0f}"),
@@ -69,6 +71,7 @@ def _published_cells(published: Mapping[str, Any]) -> list[str]:
 
 
 def _measured_cells(row: Mapping[str, Any]) -> list[str]:
+    """Format our results for a model."""
     return [
         _cell(row["parameters"], "{:.1f}M", 1e-6),
         _cell(row["bytes"], "{:.1f}", 1e-6),
@@ -79,5 +82,6 @@ def _measured_cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(value: float | None, form: str, unit: float = 1.0) -> str:
-    return NOT_GIVEN if value is None else form.format(unit * value)
+def _cell(value: float | None, template: str, unit: float = 1.0) -> str:
+    """Format `unit * value`, or `NOT_GIVEN` for None."""
+    return NOT_GIVEN if value is None else template.format(unit * value)

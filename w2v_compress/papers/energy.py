@@ -1,7 +1,7 @@
-"""Energy of the processor, from its own counters, by codecarbon (the pip extra `energy`): measured or not given.
+"""Energy of the processor from its RAPL counters, read by codecarbon (the pip extra `energy`).
 
-Where there are no counters, codecarbon guesses from the processor's rated power. A guess proportional to time says
-nothing that the time does not, so here it is refused. Nothing is sent or looked up: the tracker is the offline one.
+Without counters, codecarbon estimates the energy from the processor's rated power. Such an estimate is proportional to
+the time and adds no information, so it is rejected. codecarbon's offline tracker is used, which needs no network.
 """
 
 import logging
@@ -18,15 +18,15 @@ JOULES_PER_KWH = 3.6e6
 
 
 def require_codecarbon() -> Any:
-    """The package codecarbon; `InputError` names the pip extra when it is not installed."""
+    """Return the package codecarbon. Raises `InputError` with the command that installs it when it is missing."""
     codecarbon = require("--energy", "energy", "codecarbon")
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it talks before it reads `log_level`
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it logs before it reads `log_level`
     return codecarbon
 
 
-def why_unmeasured() -> str | None:
-    """Why this machine cannot measure the energy of its processor, or None where it can."""
-    counters = sorted(POWERCAP.glob("intel-rapl:*/energy_uj"))  # so named on AMD's processors too
+def missing_counters() -> str | None:
+    """Return the reason why this machine cannot measure the energy of its processor, or None if it can."""
+    counters = sorted(POWERCAP.glob("intel-rapl:*/energy_uj"))  # the same name on AMD processors
     if not counters:
         return f"no RAPL energy counters in {POWERCAP} (virtual machines and containers seldom have them)"
     if not any(os.access(counter, os.R_OK) for counter in counters):
@@ -35,13 +35,13 @@ def why_unmeasured() -> str | None:
 
 
 def processor_joules(run: Callable[[], Any]) -> float:
-    """Joules of the whole processor, other programs included, while `run` is called once.
+    """Call `run` once, and return the energy of the processor meanwhile in joules, including other programs.
 
-    Raises `InputError` when codecarbon does not use the counters that `why_unmeasured` found.
+    Raises `InputError` when codecarbon does not use the counters.
     """
-    # Given in full: what is left out, codecarbon takes from the environment and from ~/.codecarbon.config.
+    # All options are set, because codecarbon reads others from the environment and from ~/.codecarbon.config.
     tracker = require_codecarbon().OfflineEmissionsTracker(
-        country_iso_code="USA",  # it must have one, for the carbon, which is not used here
+        country_iso_code="USA",  # required for carbon emissions, which are not used here
         output_methods=[],
         electricitymaps_api_token="",
         tracking_mode="machine",

@@ -1,19 +1,20 @@
-"""What the papers report, for their tables beside ours. Only what they state: ratios are worked out from it."""
+"""Results that the papers report. Ratios are computed from them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One model as a paper reports it; None or empty where it says nothing."""
+    """Reported results of one model; None or empty where the paper reports none."""
 
     parameters: float | None = None
+    """Number of parameters."""
     megabytes: float | None = None
-    """Of the saved state, of 1e6 bytes; modules that only pre-training uses are in it."""
+    """Size of the saved state in 1e6 bytes, including modules that only pre-training uses."""
     cpu_seconds: float | None = None
-    """For the whole of LibriSpeech dev-clean, batch 1, on 8 cores."""
+    """CPU time in seconds for LibriSpeech dev-clean, batch 1, on 8 cores."""
     wer: tuple[float, ...] = ()
-    """Percent on dev-clean, greedy and without a language model: one for each run reported."""
+    """WER in per cent on dev-clean with greedy decoding and no language model, for each reported run."""
 
 
 BIGFOOT: dict[str, Published] = {
@@ -23,5 +24,5 @@ BIGFOOT: dict[str, Published] = {
     "student-4": Published(parameters=65e6, megabytes=262, cpu_seconds=1560, wer=(9.51,)),
     "base": Published(wer=(3.17,)),
 }
-"""Peng et al. 2021, "Shrinking Bigfoot: Reducing wav2vec 2.0 footprint" (arXiv 2103.15760), the tables of its results,
-under the names of `evaluation.bigfoot.ENTRIES`."""
+"""Results tables of Peng et al. 2021, "Shrinking Bigfoot: Reducing wav2vec 2.0 footprint" (arXiv 2103.15760), by the
+names of `bigfoot.ENTRIES`."""

@@ -1,4 +1,4 @@
-"""Error rates of models that were trained several times: what other seeds, and what other utterances, would give."""
+"""Error rates of models trained with several seeds, with intervals over seeds and over utterances."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,45 +13,46 @@ from ..evaluation.wer import CONFIDENCE, ErrorCounts, compare, error_rate
 BOOTSTRAP_SEED = 1
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, float]:
-    """The mean and its 95% t-interval, whose ends say what other seeds would give; two values at least."""
+def seed_interval(values: Sequence[float]) -> dict[str, float]:
+    """Return the mean and its 95% t-interval over seeds, from at least two values."""
     mean = statistics.fmean(values)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return {"value": mean, "low": float(mean - reach), "high": float(mean + reach)}
+    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return {"value": mean, "low": float(mean - margin), "high": float(mean + margin)}
 
 
-def pooled(runs: Sequence[ErrorCounts]) -> ErrorCounts:
-    """The runs of all seeds as one: resampling its utterances resamples them for every seed alike."""
+def pool_seeds(runs: Sequence[ErrorCounts]) -> ErrorCounts:
+    """Add up the errors and lengths of all seeds, so that resampling draws the same utterances for every seed."""
     return ErrorCounts(np.sum([run.errors for run in runs], axis=0), np.sum([run.lengths for run in runs], axis=0))
 
 
 def rates(runs: Sequence[ErrorCounts]) -> dict[str, Any]:
-    """The rate by seed, and its mean with the interval over seeds (None for a single one) and over utterances."""
-    return _summary([run.rate for run in runs], asdict(error_rate(pooled(runs), seed=BOOTSTRAP_SEED)))
+    """Return the error rate of each seed, and the mean with intervals over seeds (None for one seed) and utterances."""
+    return _summary([run.rate for run in runs], asdict(error_rate(pool_seeds(runs), seed=BOOTSTRAP_SEED)))
 
 
 def difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> dict[str, Any]:
-    """The rate of `second` minus that of `first`, seed by seed and utterance by utterance."""
+    """Return the error rate of `second` minus that of `first`, paired by seed and by utterance, as `rates` does."""
     by_seed = [run.rate - other.rate for other, run in zip(first, second, strict=True)]
-    return _summary(by_seed, asdict(compare(pooled(first), pooled(second), seed=BOOTSTRAP_SEED)))
+    return _summary(by_seed, asdict(compare(pool_seeds(first), pool_seeds(second), seed=BOOTSTRAP_SEED)))
 
 
 def _summary(by_seed: list[float], over_utterances: dict[str, float]) -> dict[str, Any]:
+    """Return the fields that the results files store."""
     return {
         "by_seed": by_seed,
-        "over_seeds": over_seeds(by_seed) if len(by_seed) > 1 else None,
+        "over_seeds": seed_interval(by_seed) if len(by_seed) > 1 else None,
         "over_strings": over_utterances,
     }
 
 
 def cells(summary: Mapping[str, Any]) -> list[str]:
-    """Mean, interval over seeds and interval over utterances of a `rates` or `difference`, in per cent, as text."""
-    mean, utterances = points(summary["over_strings"])
-    return [mean, points(summary["over_seeds"])[1], utterances]
+    """Format the mean, the interval over seeds and the interval over utterances in per cent."""
+    mean, utterances = mean_and_interval(summary["over_strings"])
+    return [mean, mean_and_interval(summary["over_seeds"])[1], utterances]
 
 
-def points(interval: Mapping[str, float] | None) -> tuple[str, str]:
-    """A mean and its interval in per cent, each as text."""
+def mean_and_interval(interval: Mapping[str, float] | None) -> tuple[str, str]:
+    """Format a mean and its interval in per cent; None stands for a single model, which has no interval."""
     if interval is None:
         return "", "one model"
     value, low, high = (f"{100 * interval[name]:.2f}" for name in ("value", "low", "high"))
