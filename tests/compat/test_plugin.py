@@ -1,4 +1,4 @@
-"""`common.user_dir` from a checkout, installed and editable, and what two copies of the package get."""
+"""`common.user_dir` as a checkout, a wheel and an editable install, and with two copies of the package."""
 
 import argparse
 import os
@@ -11,11 +11,11 @@ import pytest
 
 from w2v_compress import InputError, compat
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 IMPORT_AS_FAIRSEQ_DOES = """
 import argparse, importlib.util, site, sys
-# The tests' own package may be installed as editable: forget that one.
+# Remove the import hooks of an editable install of the package under test.
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
 for name in [name for name in sys.modules if name.startswith("__editable__")]:
     del sys.modules[name]
@@ -34,7 +34,7 @@ print(w2v_compress.compat.plugin.user_dir(), "student_ctc" in MODEL_REGISTRY, "c
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what is packaged: installing leaves build folders behind."""
+    """A copy of the packaged files, since installing creates build folders."""
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "w2v_compress", folder / "w2v_compress", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", folder / "configs")
@@ -73,7 +73,7 @@ def import_user_module(folder: Path) -> None:
     utils.import_user_module(argparse.Namespace(user_dir=str(folder)))
 
 
-def test_a_second_copy_gets_a_clear_error(checkout: Path) -> None:
+def test_a_second_copy_is_rejected(checkout: Path) -> None:
     with pytest.raises(InputError) as error:
         import_user_module(checkout / "w2v_compress")
     assert str(checkout) in str(error.value)
@@ -88,12 +88,12 @@ def test_the_same_copy_through_a_link_is_accepted(tmp_path: Path) -> None:
     import_user_module(compat.plugin.user_dir())
 
 
-def test_the_name_alone_is_this_copy_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_is_this_copy_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     import_user_module(Path("w2v_compress"))
 
 
-def test_other_plugins_are_left_to_fairseq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_plugins_are_imported_by_fairseq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])  # fairseq adds the folder
     (tmp_path / "other_plugin").mkdir()
     (tmp_path / "other_plugin" / "__init__.py").write_text("LOADED = True\n")
