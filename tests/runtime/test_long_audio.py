@@ -118,7 +118,7 @@ def test_reads_no_further_ahead_than_five_minutes(recognizer: Recognizer) -> Non
     assert taken <= 6
 
 
-def test_bad_audio_alone_does_not_keep_results_waiting(recognizer: Recognizer, tmp_path: Path) -> None:
+def test_rejected_audio_alone_does_not_delay_results(recognizer: Recognizer, tmp_path: Path) -> None:
     def endless() -> Iterator[Path]:
         while True:
             yield tmp_path / "absent.wav"

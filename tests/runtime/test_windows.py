@@ -1,4 +1,4 @@
-"""Windows of long audio: that they fit, are read as the audio streams by, and show no seams."""
+"""Windows of long audio fit the chunk length, are read from a stream, and join without seams."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,18 +29,18 @@ def test_windows_cover_every_frame_once_fit_the_chunk_and_start_with_the_groups(
     for samples in (480_000, 480_001, 480_320, 500_000, 1_234_567, 10_000_000):
         windows = plan_windows(architecture, samples, point=point)
         assert (len(windows) == 1) == (samples <= CHUNK_SECONDS * 16_000)
-        place = 0
+        next_frame = 0
         for window in windows:
-            seen = window.samples.stop - window.samples.start
+            length = window.samples.stop - window.samples.start
             assert window.samples.stop <= samples
-            assert seen <= CHUNK_SECONDS * 16_000
-            assert window.kept.stop <= architecture.frames(seen)
+            assert length <= CHUNK_SECONDS * 16_000
+            assert window.kept.stop <= architecture.frames(length)
             assert window.samples.start % (320 * period) == 0
-            assert window.samples.start // 320 + window.kept.start == place
+            assert window.samples.start // 320 + window.kept.start == next_frame
             assert window.kept.start >= 100 or window.samples.start == 0
-            assert architecture.frames(seen) - window.kept.stop >= 100 or window is windows[-1]
-            place += window.kept.stop - window.kept.start
-        assert place == architecture.frames(samples)
+            assert architecture.frames(length) - window.kept.stop >= 100 or window is windows[-1]
+            next_frame += window.kept.stop - window.kept.start
+        assert next_frame == architecture.frames(samples)
 
 
 def test_pooling_periods() -> None:
@@ -62,14 +62,14 @@ def test_windows_are_read_from_blocks_of_any_size(tiny_model: Callable[..., Mode
 
 
 def without_attention(model: ModelFile) -> None:
-    """Then the network sees only as far as its convolutions, so the seams must not show at all."""
+    """Zero the attention, so that the receptive field is that of the convolutions and seams must be invisible."""
     for name, tensor in model.state.items():
         if "self_attn.out_proj" in name:
             tensor.zero_()
 
 
 @pytest.mark.parametrize("squeeze", [1, 2, 3])
-def test_long_audio_in_windows_equals_one_pass_where_the_network_looks_no_further(
+def test_windows_equal_a_single_pass_without_attention(
     tiny_model: Callable[..., ModelFile], wav: Callable[..., Path], squeeze: int
 ) -> None:
     model = tiny_model()
@@ -77,17 +77,17 @@ def test_long_audio_in_windows_equals_one_pass_where_the_network_looks_no_furthe
     point = CompressionPoint(squeeze)
     header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
     path = wav("long.wav", 13.21)
-    whole = Recognizer(model.build(), header).emissions(path)
+    single_pass = Recognizer(model.build(), header).emissions(path)
     recognizer = Recognizer(model.build(), header, chunk_seconds=8.0)
     assert len(recognizer.windows(round(13.21 * 16_000), point)) > 2
-    torch.testing.assert_close(recognizer.emissions(path), whole, rtol=0, atol=1e-4)
+    torch.testing.assert_close(recognizer.emissions(path), single_pass, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["1,1,1", "1,2,2", "1,2,3", "2,3,2", "3,4,1"])
-def test_windows_pool_the_frames_that_the_whole_does(
+def test_windows_pool_the_same_frames_as_a_single_pass(
     tiny_model: Callable[..., ModelFile], wav: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """With an attention that looks at the key of its own time only, the seams must not show at any point."""
+    """With attention to the key of the same time only, seams must be invisible at every compression point."""
     point = CompressionPoint.parse(text)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
@@ -97,22 +97,22 @@ def test_windows_pool_the_frames_that_the_whole_does(
     model = tiny_model()
     header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
     path = wav("long.wav", 13.21)
-    whole = Recognizer(model.build(), header).emissions(path)
-    pieces = Recognizer(model.build(), header, chunk_seconds=8.0).emissions(path)
-    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-4)
+    single_pass = Recognizer(model.build(), header).emissions(path)
+    windowed = Recognizer(model.build(), header, chunk_seconds=8.0).emissions(path)
+    torch.testing.assert_close(windowed, single_pass, rtol=0, atol=1e-4)
     without_attention(model)
-    assert not torch.allclose(Recognizer(model.build(), header).emissions(path), whole, rtol=0, atol=1e-2)
+    assert not torch.allclose(Recognizer(model.build(), header).emissions(path), single_pass, rtol=0, atol=1e-2)
 
 
-def test_long_audio_just_over_the_limit_differs_little_from_one_pass(
+def test_audio_just_over_the_limit_differs_little_from_a_single_pass(
     tiny_model: Callable[..., ModelFile], wav: Callable[..., Path]
 ) -> None:
     model = tiny_model()
     recognizer = Recognizer(model.build(), model.header)
     path = wav("long.wav", CHUNK_SECONDS + 0.5)
-    pieces = recognizer.emissions(path)
+    windowed = recognizer.emissions(path)
     recognizer.chunk_seconds = 60.0
-    whole = recognizer.emissions(path)
-    assert pieces.shape == whole.shape
-    assert not torch.equal(pieces, whole)
-    assert (pieces.argmax(-1) == whole.argmax(-1)).float().mean() > 0.95
+    single_pass = recognizer.emissions(path)
+    assert windowed.shape == single_pass.shape
+    assert not torch.equal(windowed, single_pass)
+    assert (windowed.argmax(-1) == single_pass.argmax(-1)).float().mean() > 0.95

@@ -85,6 +85,36 @@ def test_with_letters_all_paths_of_words_are_summed(seed: int, arpa: Path, words
     assert decoder(log_probs).text == best
 
 
+CROSSINGS = [("lm_weight", 2), ("lm_weight", 3), ("word_score", 0), ("word_score", 1), ("word_score", 2)]
+"""Options, and seeds for which the best text depends on their values."""
+
+
+@pytest.mark.parametrize(("option", "seed"), CROSSINGS)
+def test_weights_change_the_text_exactly_where_scores_cross(
+    option: str, seed: int, arpa: Path, arpa_log10: Callable[[Path, str], list[float]]
+) -> None:
+    log_probs = random_log_probs(6, seed)
+    acoustic = sums([(UNITS.decode(collapsed(path)), score) for path, score in paths(log_probs, (BLANK, END, A, B))])
+    texts = [text for text in acoustic if set(text.split()) <= {"A", "AB", "BA"}]
+    language = {text: sum(arpa_log10(arpa, text)) for text in texts}
+
+    def best(value: float) -> str:
+        lm_weight, word_score = (value, WORD_SCORE) if option == "lm_weight" else (LM_WEIGHT, value)
+        return max(texts, key=lambda t: acoustic[t] + lm_weight * language[t] + word_score * len(t.split()))
+
+    crossings = 0
+    for low, high in itertools.pairwise(np.arange(0.02, 8, 0.05).tolist()):
+        if best(low) != best(high):
+            crossings += 1
+            for value in (low, high):
+                options = BeamOptions(**EVERYTHING, **{"lm_weight": LM_WEIGHT, "word_score": WORD_SCORE, option: value})
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    decoder = BeamSearchDecoder(UNITS, HOP, lm=arpa, options=options)
+                assert decoder(log_probs).text == best(value)
+    assert crossings
+
+
 @pytest.fixture(scope="module")
 def pieces() -> Units:
     return Units.train_sentencepiece(["A AB BA", "BA AB A A", "ABBA BAAB"] * 3, 4)
@@ -106,7 +136,7 @@ def test_with_sentencepiece_the_best_path_of_words_counts(
     expected: dict[str, float] = defaultdict(lambda: -math.inf)
     for path, score in paths(log_probs, choices):
         words = texts.get(collapsed(path))
-        if words is not None and not _repeats_last_piece(path, [spelled[word] for word in words]):
+        if words is not None and not repeats_last_piece(path, [spelled[word] for word in words]):
             text = " ".join(words)
             expected[text] = max(expected[text], score + words_score(text))
     options = BeamOptions(**EVERYTHING, lm_weight=LM_WEIGHT, word_score=WORD_SCORE)
@@ -117,7 +147,7 @@ def test_with_sentencepiece_the_best_path_of_words_counts(
     assert decoder(log_probs).text == best
 
 
-def _repeats_last_piece(path: tuple[int, ...], words: list[tuple[int, ...]]) -> bool:
+def repeats_last_piece(path: tuple[int, ...], words: list[tuple[int, ...]]) -> bool:
     """Whether the last piece of a word is repeated and another piece follows without a blank."""
     last = set(itertools.accumulate(map(len, words)))
     runs = [(unit, len(list(run))) for unit, run in itertools.groupby(path)]
@@ -216,11 +246,11 @@ def test_long_audio_in_steps_equals_one_step(monkeypatch: pytest.MonkeyPatch, ar
     texts = " ".join(np.random.default_rng(0).choice(["A", "AB", "BA", "BAD"], size=60))
     log_probs = spoken(texts, units, noise=1.5)
     decoder = BeamSearchDecoder(units, HOP, lm=arpa if words else None, options=BeamOptions(beam=30))
-    whole = decoder(log_probs)
-    assert len(whole.words) == 60
+    expected = decoder(log_probs)
+    assert len(expected.words) == 60
     monkeypatch.setattr(module, "STEP_FRAMES", 97)
     monkeypatch.setattr(module, "SETTLED_FRAMES", 60)
-    assert decoder(log_probs) == whole
+    assert decoder(log_probs) == expected
     assert decoder(log_probs[:20]) == decoder(log_probs[:20])
     silence = spoken("A", units)[:1].expand(300, -1)
     assert decoder(silence) == DecodedText("", ())
@@ -247,7 +277,7 @@ def test_a_lexicon_has_spellings_of_its_own(tmp_path: Path) -> None:
     assert decoder(spoken("DOCTOR IN DR", units)).text == "DR IN DR"
 
 
-def test_of_many_words_with_one_spelling_the_likeliest_stay(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_most_probable_words_of_a_spelling_are_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = [f"W{number}" for number in range(9)]
     arpa, lexicon = tmp_path / "bigram.arpa", tmp_path / "lexicon"
     unigrams = "".join(f"-{2 - number / 10}\t{word}\n" for number, word in enumerate(words))
@@ -261,7 +291,7 @@ def test_of_many_words_with_one_spelling_the_likeliest_stay(tmp_path: Path, capf
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_a_language_model_the_first_word_of_a_spelling_stays(tmp_path: Path) -> None:
+def test_without_a_language_model_the_first_word_of_a_spelling_is_used(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon"
     lexicon.write_text("THEIR T H E R E\nTHERE\n")
     assert BeamSearchDecoder(Units.letters(), HOP, lexicon=lexicon)(spoken("THERE", Units.letters())).text == "THEIR"

@@ -50,10 +50,10 @@ def test_a_binary_does_not_list_its_words(binary: Path) -> None:
 
 
 def test_an_arpa_file_cut_short_anywhere_is_refused(arpa: Path) -> None:
-    whole = arpa.read_bytes()
-    end = whole.index(b"\\end\\")
+    original = arpa.read_bytes()
+    end = original.index(b"\\end\\")
     for length in (*range(0, end, 7), end):
-        arpa.write_bytes(whole[:length])
+        arpa.write_bytes(original[:length])
         with pytest.raises(InputError, match=str(arpa)) as caught:
             load_language_model(arpa, [each.word for each in spell(arpa_words(arpa), UNITS, arpa)])
         assert "\n" not in str(caught.value)
@@ -100,11 +100,11 @@ def test_files_that_are_no_language_model(tmp_path: Path, arpa: Path) -> None:
 
 def test_a_binary_on_which_kenlm_crashes_is_one_line(binary: Path) -> None:
     """KenLM does not validate most numbers in the header and in the tables."""
-    whole = binary.read_bytes()
-    cut = whole[: len(whole) // 2]
-    order = bytearray(whole)
+    original = binary.read_bytes()
+    cut = original[: len(original) // 2]
+    order = bytearray(original)
     order[88] ^= 0xFF
-    for data in (cut, bytes(order), whole[:88] + bytes(len(whole) - 88)):
+    for data in (cut, bytes(order), original[:88] + bytes(len(original) - 88)):
         binary.write_bytes(data)
         with pytest.raises(InputError, match=f"{binary}: (damaged: it crashes KenLM|KenLM cannot read it)") as caught:
             load_language_model(binary, WORDS)
