@@ -1,4 +1,4 @@
-"""What the examples share: runs of fairseq with their progress, steps that are not repeated, and what is shown."""
+"""Shared code of the examples: train with fairseq, count errors in parallel, skip finished steps, write results."""
 
 import csv
 import json
@@ -34,20 +34,22 @@ from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()
 Key = TypeVar("Key")
+Unit = Literal["words", "characters"]
 
 
-def say(text: str) -> None:
+def print_heading(text: str) -> None:
+    """Print `text` in bold."""
     console.print(f"[bold]{text}[/bold]")
 
 
 def update_bars() -> Progress:
-    """Bars of trainings: what is trained, updates done, time."""
+    """Create progress bars for trainings: description, finished updates, elapsed time."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} updates"))
     return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
 def file_name(name: str) -> str:
-    """`Student, CTC alone` -> `student-ctc-alone`"""
+    """Turn a model name into a file name: `Student, CTC alone` -> `student-ctc-alone`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
@@ -60,10 +62,18 @@ def train(
     threads: int | None = None,
     progress: Callable[[int], None] = lambda updates: None,
 ) -> Path:
-    """Run fairseq-hydra-train with the yaml `config` in `folder`; it goes on where it was interrupted.
+    """Train with fairseq-hydra-train in `folder`, continuing an interrupted training; return the last checkpoint.
 
-    `threads` is torch's number of threads, by default torch's own choice; `progress` gets the updates done. Returns
-    the last checkpoint; what fairseq says is added to `folder`/log.txt. Raises `InputError` when the training fails.
+    Args:
+        config: The yaml file of the configuration.
+        overrides: Overrides of the configuration.
+        folder: The folder for checkpoints; the output of fairseq is appended to its log.txt.
+        updates: The number of updates.
+        threads: The number of torch threads; by default torch's choice.
+        progress: Called with the number of finished updates.
+
+    Raises:
+        InputError: The training failed.
     """
     command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(config.parent)]
     command += ["--config-name", config.stem, f"hydra.run.dir={folder}", f"checkpoint.save_dir={folder}"]
@@ -84,19 +94,20 @@ def train(
             if done := re.search(r'"num_updates": "(\d+)"', line):
                 progress(int(done[1]))
     if process.returncode:
-        raise InputError(f"training failed; see {folder / 'log.txt'}. Its end:\n{''.join(last_lines)}")
+        raise InputError(f"training failed; see {folder / 'log.txt'}, which ends with:\n{''.join(last_lines)}")
     return folder / "checkpoint_last.pt"
 
 
 def percent(interval: dict[str, float] | Interval) -> str:
-    """An interval, or the dictionary that JSON keeps of it, as `12.34% [11.20, 13.50]`."""
+    """Format an interval, or its JSON dictionary, as `12.34% [11.20, 13.50]`."""
     return (interval if isinstance(interval, Interval) else Interval(**interval)).percent()
 
 
-def on_every_core(train_chain: Callable[..., None], chains: Iterable[tuple[Any, ...]]) -> None:
-    """`train_chain(*chain, progress)` of every chain, one a core: so small a model gains little from a second thread.
+def run_in_parallel(train_chain: Callable[..., None], chains: Iterable[tuple[Any, ...]]) -> None:
+    """Call `train_chain(*chain, progress)` for each chain in parallel, one per core.
 
-    When one fails, those that did not begin are left out, and its `InputError` is raised.
+    Models this small gain little from a second thread. After a failure, chains that have not started are cancelled, and
+    the `InputError` is raised.
     """
     with update_bars() as progress, ThreadPoolExecutor(max_workers=available_cores()) as pool:
         running = [pool.submit(train_chain, *chain, progress) for chain in chains]
@@ -108,33 +119,37 @@ def on_every_core(train_chain: Callable[..., None], chains: Iterable[tuple[Any, 
             raise
 
 
-def keep_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Raise `InputError` when the output folder holds a run with other settings: its files would be taken for ours."""
-    settings = json.loads(json.dumps(settings))  # as they are read back
-    kept = out / "settings.json"
-    if kept.exists() and (earlier := json.loads(kept.read_text(encoding="utf-8"))) != settings:
+def require_same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings to `out`/settings.json, so that the files of a run with other settings are not reused.
+
+    Raises:
+        InputError: `out` contains a run with other settings.
+    """
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    path = out / "settings.json"
+    if path.exists() and (earlier := json.loads(path.read_text(encoding="utf-8"))) != settings:
         changed = ", ".join(name for name in settings if settings[name] != earlier.get(name))
-        raise InputError(f"{out}: holds a run with another {changed}; choose another --out")
-    write_json(kept, settings)
+        raise InputError(f"{out}: contains a run with different settings: {changed}; choose another --out")
+    write_json(path, settings)
 
 
 @contextmanager
 def timed(out: Path, step: str) -> Iterator[None]:
-    """Adds the seconds of a step, also an interrupted one, to those of earlier calls in `out`/seconds.json."""
-    kept, start = out / "seconds.json", time.monotonic()
+    """Add the duration of a step to that of earlier calls in `out`/seconds.json, also if the step is interrupted."""
+    path, start = out / "seconds.json", time.monotonic()
     try:
         yield
     finally:
-        seconds = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         seconds[step] = round(seconds.get(step, 0) + time.monotonic() - start, 1)
-        write_json(kept, seconds)
+        write_json(path, seconds)
 
 
-def held_out_digits(recordings: Sequence[Recording]) -> list[list[str]]:
-    """Rows (path, text, split, speaker) of the digits: `train`, `dev`, and `valid` to choose recipes on.
+def split_digits(recordings: Sequence[Recording]) -> list[list[str]]:
+    """Return rows (path, text, split, speaker) of the digits in `train`, `dev`, and `valid`, for choosing recipes.
 
-    `dev` is the corpus's. Recordings 45 to 49 of each digit and speaker of its `train` become `valid`, on which no
-    model is trained. Its `test`, if it is there, is left out.
+    `dev` is that of the corpus. Recordings 45 to 49 of each digit and speaker of its `train` become `valid`, which is
+    not trained on. `test`, if present, is not used.
     """
     rows = []
     for recording in recordings:
@@ -145,8 +160,8 @@ def held_out_digits(recordings: Sequence[Recording]) -> list[list[str]]:
     return rows
 
 
-def write_listing(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
-    """A corpus for `prepare` of the rows (path, text, split, speaker); returns its folder."""
+def write_corpus(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
+    """Write rows (path, text, split, speaker) as a corpus for `prepare`, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         replacing(folder / "utterances.csv") as temporary,
@@ -156,49 +171,47 @@ def write_listing(folder: Path, rows: Sequence[Sequence[str]]) -> Path:
     return folder
 
 
-def load_exact(model: Path) -> Recognizer:
-    """The recognizer in `model` in the precision of its weights.
+def load_in_file_precision(model: Path) -> Recognizer:
+    """Load the recognizer in `model` with the precision of its weights.
 
-    Left to itself it would take what the machine is fast in, and figures of two machines would differ.
+    The default precision depends on the machine, and so would the error rates.
     """
     quantized = read_header(model).quantization is not None
     return Recognizer.load(model, precision="int8" if quantized else "fp32")
 
 
-def count_errors(
-    model: Path, data: Path, subset: str, point: str | None = None, of: Literal["words", "characters"] = "words"
-) -> ErrorCounts:
-    """Errors of `model` by utterance of `subset`; kept beside the model, since the same file gives the same.
+def count_errors(model: Path, data: Path, subset: str, point: str | None = None, unit: Unit = "words") -> ErrorCounts:
+    """Count the errors of `model` in each utterance of `subset`, at a compression point if one is given.
 
-    `point`: where to run it, for a model that is trained for several.
+    The counts are cached in a file beside the model.
     """
     at = f".{point.replace(',', '_')}" if point else ""
-    kept = model.with_name(f"{model.stem}.{subset}{at}{'' if of == 'words' else '.characters'}.json")
-    if not kept.exists():
+    cache = model.with_name(f"{model.stem}.{subset}{at}{'' if unit == 'words' else '.characters'}.json")
+    if not cache.exists():
         torch.set_num_threads(1)
-        with warnings.catch_warnings():  # of points that the model was not trained for: baselines are to run there
+        with warnings.catch_warnings():  # baselines also run at points that they were not trained for
             warnings.simplefilter("ignore", UserWarning)
-            report = evaluate(load_exact(model), read_manifest(data, subset), point=point)
-        counts = report.word_counts if of == "words" else report.character_counts
-        write_json(kept, {"errors": counts.errors.tolist(), of: counts.lengths.tolist()})
-    read = json.loads(kept.read_text(encoding="utf-8"))
-    return ErrorCounts(np.array(read["errors"]), np.array(read[of]))
+            report = evaluate(load_in_file_precision(model), read_manifest(data, subset), point=point)
+        counts = report.word_counts if unit == "words" else report.character_counts
+        write_json(cache, {"errors": counts.errors.tolist(), unit: counts.lengths.tolist()})
+    cached = json.loads(cache.read_text(encoding="utf-8"))
+    return ErrorCounts(np.array(cached["errors"]), np.array(cached[unit]))
 
 
-def count_on_every_core(
+def count_errors_in_parallel(
     files: Mapping[Key, Sequence[tuple[Path, str | None]]],
     data: Path,
     subset: str,
-    of: Literal["words", "characters"] = "words",
+    unit: Unit = "words",
 ) -> dict[Key, list[ErrorCounts]]:
-    """`count_errors` of the (model, point) under each key, one a core."""
+    """Call `count_errors` for the (model, point) pairs of each key in parallel, one per core."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=available_cores(), mp_context=context) as pool:
         counts = {
-            key: [pool.submit(count_errors, model, data, subset, point, of) for model, point in of_key]
-            for key, of_key in files.items()
+            key: [pool.submit(count_errors, model, data, subset, point, unit) for model, point in pairs]
+            for key, pairs in files.items()
         }
-        return {key: [count.result() for count in of_key] for key, of_key in counts.items()}
+        return {key: [count.result() for count in pending] for key, pending in counts.items()}
 
 
 def publish(

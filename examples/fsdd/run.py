@@ -110,13 +110,16 @@ class Run:
 
     @property
     def data(self) -> Path:
+        """The manifests of the teacher."""
         return self.out / "data"
 
     @property
     def teacher(self) -> Path:
+        """The model file of the teacher."""
         return self.out / "teacher.safetensors"
 
     def student(self, recipe: str, layers: int, seed: int) -> Path:
+        """Return the model file of a student."""
         return self.out / f"{file_name(f'{recipe} {layers} layers seed {seed}')}.safetensors"
 
     def models(self) -> dict[tuple[str, int], list[Path]]:

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Everything, from the download to the tables: what the claims of Vyas et al. 2022 need. What is done is not done again.
+# Run the complete recipe for the claims of Vyas et al. 2022, from download to tables. Finished steps are skipped.
 #
 #   examples/librispeech/all.sh                                 one GPU: weeks
 #   GPUS=8 examples/librispeech/all.sh                          one node of 8
 #   GPUS=8 NODES=8 PARTITION=gpu examples/librispeech/all.sh    8 nodes for pre-training, one for the rest, slurm
-#   DRY_RUN=1 examples/librispeech/all.sh                       print the commands
+#   DRY_RUN=1 examples/librispeech/all.sh                       print the commands only
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export OUT GPUS NODES PARTITION MASTER DRY_RUN
 
-[ -z "$MASTER" ] || die "fine-tuning is for one node; with MASTER, give pretrain.sh on each node, then the rest on one"
+[ -z "$MASTER" ] || die "fine-tuning is for one node; with MASTER, run pretrain.sh on each node, then the others on one"
 "$here/prepare.sh"
 fixed=(wav2vec2_base sew_small)
 for name in "${fixed[@]}" stochastic_base; do
-  # 100,000 updates each, so that they compare: wav2vec 2.0 base has 400,000 by itself.
+  # 100,000 updates each for a fair comparison; the recipe of wav2vec 2.0 base has 400,000.
   "$here/pretrain.sh" "${name}_librispeech" optimization.max_update=100000
 done
 

@@ -1,18 +1,18 @@
-# Sourced by the scripts beside it: settings, and how a training is spread over GPUs and nodes.
+# Shared by the scripts of this folder: settings, and launching of trainings on GPUs and nodes.
 #
-# Relative paths are from the top of the repository.
+# Relative paths start at the top of the repository. Settings are environment variables (defaults in brackets):
 #
-#   OUT        folder of data, checkpoints and tables                                      (runs/librispeech)
-#   GPUS       GPUs of each node                                                                          (1)
-#   NODES      nodes                                                                                      (1)
-#   PARTITION  a partition of slurm: submit the training there and wait for it               (none: run here)
-#   MASTER     HOST:PORT of one node, where there is no slurm: give the same command on every one of NODES
-#   DRY_RUN    1: print the commands and run nothing                                                      (0)
+#   OUT        folder for data, checkpoints and tables                                     (runs/librispeech)
+#   GPUS       GPUs per node                                                                              (1)
+#   NODES      number of nodes                                                                            (1)
+#   PARTITION  slurm partition to submit trainings to, and wait for them                      (none: run here)
+#   MASTER     HOST:PORT of one node, without slurm: run the same command on each of the NODES
+#   DRY_RUN    1 to print the commands without running them                                               (0)
 
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cd "$here/../.."  # the configurations name w2v_compress from the top of the repository
+cd "$here/../.."  # the configurations use paths relative to the top of the repository
 
 OUT=${OUT:-runs/librispeech}
 GPUS=${GPUS:-1}
@@ -27,28 +27,28 @@ die() {
   exit 1
 }
 
-# run COMMAND...: print it, and run it unless DRY_RUN.
+# run COMMAND...: print the command, and run it unless DRY_RUN is 1.
 run() {
   printf '%q ' "$@"
   printf '\n'
   [ "$DRY_RUN" = 1 ] || "$@"
 }
 
-# need FILE HINT: what an earlier script leaves.
-need() {
-  [ "$DRY_RUN" = 1 ] || [ -e "$1" ] || die "$1 is not there; $2"
+# require FILE HINT: stop with HINT if FILE, the output of an earlier script, does not exist.
+require() {
+  [ "$DRY_RUN" = 1 ] || [ -e "$1" ] || die "$1 does not exist; $2"
 }
 
 for count in "$GPUS" "$NODES"; do
   [[ $count =~ ^[1-9][0-9]*$ ]] || die "GPUS is $GPUS and NODES $NODES; both must be whole numbers of at least 1"
 done
 
-# usage COUNT LEAST TEXT: stop when a script was given fewer arguments than it needs.
+# usage COUNT MINIMUM TEXT: stop with the usage TEXT if COUNT arguments are too few.
 usage() {
   [ "$1" -ge "$2" ] || die "usage: $3"
 }
 
-# The source of a fine-tuning: a checkpoint, or the name of a pre-training.
+# checkpoint_of SOURCE: the path of a checkpoint, given as a path or as the name of a pre-training.
 checkpoint_of() {
   case $1 in
     *.pt | *.safetensors) printf '%s' "$1" ;;
@@ -56,14 +56,14 @@ checkpoint_of() {
   esac
 }
 
-# train FOLDER CONFIG BATCHES DIR OVERRIDE...: configs/FOLDER/CONFIG into DIR, BATCHES being those of an update. The same
-# command again goes on from the last checkpoint, and does nothing once the training has ended.
+# train FOLDER CONFIG BATCHES DIR OVERRIDE...: train configs/FOLDER/CONFIG in DIR, with BATCHES batches per update.
+# Continues from the last checkpoint of an interrupted training, and does nothing if the training has finished.
 train() {
   local folder=$1 config=$2 batches=$3 dir=$4
   shift 4
   local processes=$((GPUS * NODES))
   [ $((batches % processes)) = 0 ] || die "GPUS x NODES is $processes; it must divide the $batches batches of an update"
-  need "$data/dict.ltr.txt" "run prepare.sh first"
+  require "$data/dict.ltr.txt" "run prepare.sh first"
   if [ -e "$dir/finished" ]; then
     printf '# %s: finished\n' "$dir"
     return
@@ -79,7 +79,7 @@ train() {
       spread+=("hydra.launcher.tasks_per_node=$GPUS" "hydra.launcher.gpus_per_node=$GPUS")
     fi
   elif [ "$NODES" -gt 1 ]; then
-    [ -n "$MASTER" ] || die "NODES is $NODES; give PARTITION, or on each of the nodes MASTER=HOST:PORT"
+    [ -n "$MASTER" ] || die "NODES is $NODES; set PARTITION, or on each of the nodes MASTER=HOST:PORT"
     local fairseq
     fairseq=$(command -v fairseq-hydra-train) || die "fairseq-hydra-train is not installed"
     command=(torchrun --nnodes "$NODES" --nproc_per_node "$GPUS" --rdzv_backend c10d --rdzv_endpoint "$MASTER" "$fairseq")
@@ -89,7 +89,7 @@ train() {
   run touch "$dir/finished"
 }
 
-# export_model DIR: the best checkpoint of a fine-tuning as DIR/model.safetensors.
+# export_model DIR: export the best checkpoint of a fine-tuning to DIR/model.safetensors.
 export_model() {
   [ -e "$1/model.safetensors" ] || run w2v-compress export "$1/checkpoint_best.pt" "$1/model.safetensors"
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# LibriSpeech and Libri-Light's ten hours: download (62 GB), check, unpack (another 62 GB), and write the manifests.
+# Download LibriSpeech and the 10 h subset of Libri-Light (62 GB), verify and unpack them (62 GB), and write manifests.
 #
-#   examples/librispeech/prepare.sh        one GPU, one node, many nodes: once, where all nodes see OUT
-#   ARCHIVES=/corpora examples/librispeech/prepare.sh        archives that are there already are not downloaded
+#   examples/librispeech/prepare.sh        one GPU, one node or many nodes: once, with OUT on shared storage
+#   ARCHIVES=/corpora examples/librispeech/prepare.sh        use archives that are downloaded already
 #
-# What is done is not done again, and a download that was cut off goes on. The archives may be removed afterwards.
+# Finished steps are skipped, and interrupted downloads continue. The archives may be removed afterwards.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -12,24 +12,24 @@ ARCHIVES=${ARCHIVES:-$OUT/archives}
 openslr=https://www.openslr.org/resources/12
 librilight=https://dl.fbaipublicfiles.com/librilight/data
 
-# fetch NAME URL MD5: NAME into ARCHIVES.
+# fetch NAME URL MD5: download NAME to ARCHIVES, and verify it.
 fetch() {
   local archive=$ARCHIVES/$1
   [ ! -e "$archive" ] || return 0
   run curl --fail --location --retry 5 --continue-at - --output "$archive.part" "$2/$1"
   [ "$DRY_RUN" = 1 ] || echo "$3  $archive.part" | md5sum --check --quiet - ||
-    die "$archive.part is not what was published; remove it and run this again"
+    die "$archive.part has the wrong checksum; remove it and run this script again"
   run mv "$archive.part" "$archive"
 }
 
-# unpack NAME FOLDER: the archive NAME, which holds FOLDER, into OUT.
+# unpack NAME FOLDER: unpack the archive NAME, which contains FOLDER, to OUT.
 unpack() {
   [ ! -e "$OUT/$2/unpacked" ] || return 0
   run tar --extract --gzip --file "$ARCHIVES/$1" --directory "$OUT"
   run touch "$OUT/$2/unpacked"
 }
 
-# link SPLIT NAME FOLDER: the speaker FOLDER as NAME in SPLIT of the corpus that is read.
+# link SPLIT NAME FOLDER: link the speaker FOLDER as NAME in SPLIT of the corpus to prepare.
 link() {
   [ "$DRY_RUN" != 1 ] || return 0
   mkdir -p "$OUT/corpus/$1"
@@ -56,7 +56,7 @@ if [ -e "$data/train-960.tsv" ]; then
   printf '# %s: finished\n' "$data"
   exit
 fi
-printf '# the speakers of each split, as links in %s\n' "$OUT/corpus"
+printf '# linking the speakers of each split in %s\n' "$OUT/corpus"
 shopt -s nullglob
 for split in dev-clean dev-other test-clean test-other train-clean-100; do
   for speaker in "$OUT/LibriSpeech/$split"/*/; do link "$split" "$(basename "$speaker")" "$speaker"; done
@@ -64,7 +64,7 @@ done
 for speaker in "$OUT"/LibriSpeech/train-{clean-100,clean-360,other-500}/*/; do
   link train-960 "$(basename "$speaker")" "$speaker"
 done
-# A speaker may be in several parts of the ten hours: 9h/clean/SPEAKER, 1h/0/other/SPEAKER, ...
+# A speaker can be in several parts of the 10 h subset: 9h/clean/SPEAKER, 1h/0/other/SPEAKER, ...
 for speaker in "$OUT"/librispeech_finetuning/{9h,1h/[0-5]}/{clean,other}/*/; do
   part=${speaker#"$OUT/librispeech_finetuning/"}
   part=${part%/}

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measure fine-tuned models at all their points: WER with intervals, time, multiply-accumulates, on dev-other, test-clean
-# and test-other, into OUT/sweeps. The sweep on dev-other is stored in the model, for --budget-rtf.
+# Measure fine-tuned models at all their compression points on dev-other, test-clean and test-other: WER with intervals,
+# time and multiply-accumulates. Results go to OUT/sweeps; the sweep on dev-other is stored in the model (--budget-rtf).
 #
-#   DEVICE=cuda examples/librispeech/sweep.sh               one GPU: all of OUT/finetune
-#   DEVICE=cuda examples/librispeech/sweep.sh elastic       one node: models by name; times want a machine of their own
-#   srun -p gpu --gpus 1 env DEVICE=cuda examples/librispeech/sweep.sh elastic      many nodes: a job for each model
+#   DEVICE=cuda examples/librispeech/sweep.sh               one GPU: all models of OUT/finetune
+#   DEVICE=cuda examples/librispeech/sweep.sh elastic       one node: models by name; run nothing else meanwhile
+#   srun -p gpu --gpus 1 env DEVICE=cuda examples/librispeech/sweep.sh elastic      many nodes: one job per model
 #
-# DEVICE is cpu by default, THREADS all that there are.
+# DEVICE is cpu by default; THREADS is the number of CPU threads, by default that of the available cores.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,12 +15,12 @@ names=("$@")
 if [ $# = 0 ]; then
   shopt -s nullglob
   for model in "$OUT"/finetune/*/model.safetensors; do names+=("$(basename "$(dirname "$model")")"); done
-  [ "${#names[@]}" -gt 0 ] || die "$OUT/finetune holds no model.safetensors; run finetune.sh first"
+  [ "${#names[@]}" -gt 0 ] || die "$OUT/finetune contains no model.safetensors; run finetune.sh first"
 fi
 run mkdir -p "$OUT/sweeps"
 for name in "${names[@]}"; do
   model=$OUT/finetune/$name/model.safetensors
-  need "$model" "run finetune.sh first"
+  require "$model" "run finetune.sh first"
   for subset in dev-other test-clean test-other; do
     result=$OUT/sweeps/$name-$subset.json
     [ ! -e "$result" ] || continue

@@ -1,6 +1,6 @@
-"""Markdown tables of the sweeps in a folder: python tables.py SWEEPS OUT.md
+"""Write Markdown tables of the sweeps in a folder: python tables.py SWEEPS OUT.md
 
-One table for each test set: WER, time and multiply-accumulates of every model at every point, the fastest first.
+One table per test set, with WER, time and multiply-accumulates of each model at each point, sorted by time.
 """
 
 import argparse
@@ -19,7 +19,7 @@ COLUMNS = ["model", "point", "WER", "against its largest point", "real-time fact
 
 
 def rows_of(model: str, sweep: dict[str, Any]) -> list[tuple[float, list[str]]]:
-    """The real-time factor and the cells of each point."""
+    """Return the real-time factor and the table cells of each point."""
     rows = []
     for point in sweep["points"]:
         wer, difference = Interval(**point["wer"]), Interval(**point["wer_difference"])
@@ -30,7 +30,11 @@ def rows_of(model: str, sweep: dict[str, Any]) -> list[tuple[float, list[str]]]:
 
 
 def tables(folder: Path) -> str:
-    """Markdown of all sweeps in `folder`. Raises `InputError` when there is none, or a file is not one."""
+    """Format all sweeps in `folder` as Markdown.
+
+    Raises:
+        InputError: There is no sweep, or a file is not the JSON of a sweep.
+    """
     found: dict[str, list[tuple[float, list[str]]]] = defaultdict(list)
     machines: dict[str, set[str]] = defaultdict(set)
     for path in sorted(folder.glob("*.json")):
@@ -39,11 +43,11 @@ def tables(folder: Path) -> str:
             subset, machine = sweep["subset"], sweep["machine"]
             found[subset] += rows_of(Path(sweep["model"]).parent.name, sweep)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: is not what `w2v-compress sweep --json` writes ({error!r})") from None
+            raise InputError(f"{path}: is not a file written by `w2v-compress sweep --json` ({error!r})") from None
         place = machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
         machines[subset].add(f"{place}, {sweep['precision']}")
     if not found:
-        raise InputError(f"{folder}: holds no sweep; run sweep.sh first")
+        raise InputError(f"{folder}: contains no sweep; run sweep.sh first")
     parts = []
     for subset, rows in found.items():
         lines = [cells for _, cells in sorted(rows)]
@@ -55,7 +59,9 @@ def tables(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", type=Path, metavar="SWEEPS", help="folder of what `w2v-compress sweep --json` wrote")
+    parser.add_argument(
+        "sweeps", type=Path, metavar="SWEEPS", help="folder of files written by `w2v-compress sweep --json`"
+    )
     parser.add_argument("out", type=Path, metavar="OUT.md", help="the Markdown file to write")
     arguments = parser.parse_args()
     try:

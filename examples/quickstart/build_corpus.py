@@ -2,10 +2,9 @@
 
     python examples/quickstart/build_corpus.py --download examples/quickstart/corpus
 
-needs `ffmpeg` (G.722 in, Opus out) and, for `--download`, `apt-get` and `dpkg-deb`. The result is committed, so
-that nobody has to run this to use the example; run it to check where the corpus comes from.
-
-Writes `audio/*.opus` and `utterances.csv` (columns path, text, split), which `w2v-compress prepare csv` reads.
+Needs `ffmpeg` (reads G.722, writes Opus) and, for `--download`, `apt-get` and `dpkg-deb`. Writes `audio/*.opus` and
+`utterances.csv` (columns path, text, split), the input of `w2v-compress prepare csv`. The corpus is committed, so the
+example does not need this script; it documents and reproduces the corpus.
 """
 
 import argparse
@@ -24,9 +23,9 @@ ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 ONES += ["eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 BRACKETED = re.compile(r"\[[^]]*\]|\([^)]*\)|<[^>]*>")
-# Heard in the recording, and not what the general rule below makes of the written text.
+# Prompts that are spoken differently from the general rule of `number_in_words`.
 SPOKEN_AS_DIGITS = {"spy-h323": "H three two three"}
-# Slips of the pen in the listing; the recordings say the right-hand word.
+# Spelling errors in the listing, with the word that is spoken.
 SPELLING = {
     "FOURTIETH": "FORTIETH",
     "INDENTIFIED": "IDENTIFIED",
@@ -37,7 +36,7 @@ SPELLING = {
 
 
 def number_in_words(digits: str) -> str:
-    """`digits` below 1000 as they are read: 500 -> five hundred, 42 -> forty two."""
+    """Spell out a number: 500 -> five hundred, 42 -> forty two; from 1000 on, digit by digit."""
     number = int(digits)
     if number < 20:
         return ONES[number]
@@ -49,8 +48,8 @@ def number_in_words(digits: str) -> str:
     return " ".join(ONES[int(digit)] for digit in digits)
 
 
-def normalise(text: str) -> str:
-    """The prompt as capital letters, apostrophes and spaces; empty when nothing is spoken in it."""
+def normalize(text: str) -> str:
+    """Normalize a prompt to capital letters, apostrophes and spaces; empty if it contains no speech."""
     text = BRACKETED.sub(" ", text)
     text = re.sub(r"\d+", lambda match: f" {number_in_words(match.group())} ", text)
     text = text.replace("\u2019", "'").upper().replace("@", " AT ")
@@ -60,22 +59,24 @@ def normalise(text: str) -> str:
 
 
 def read_prompts(listing: Path) -> dict[str, str]:
-    """Prompt name -> normalised text, in the order of the listing (lines `name: text`; `;` starts a comment)."""
+    """Read a listing (lines of `name: text`; `;` starts a comment) as prompt name -> normalized text, in order."""
     prompts = {}
     with gzip.open(listing, "rt", encoding="utf-8") as lines:
         for line in lines:
             name, colon, text = line.strip().partition(":")
             if not colon or name.startswith(";"):
                 continue
-            spoken = normalise(SPOKEN_AS_DIGITS.get(name, text))
+            spoken = normalize(SPOKEN_AS_DIGITS.get(name, text))
             if spoken:
                 prompts[name] = spoken
     return prompts
 
 
 def split_prompts(prompts: dict[str, str], seed: int, test_prompts: int, dev_prompts: int) -> dict[str, str]:
-    """Prompt name -> split. A test or dev prompt has two words or more, each at least twice in training; all
-    prompts of one text go to one split.
+    """Assign prompts to splits: prompt name -> split.
+
+    Test and dev prompts have at least two words, each of which occurs at least twice in training. All prompts with the
+    same text are in the same split.
     """
     same_text = defaultdict(list)
     for name, text in prompts.items():
@@ -85,31 +86,32 @@ def split_prompts(prompts: dict[str, str], seed: int, test_prompts: int, dev_pro
     random.Random(seed).shuffle(candidates)
 
     split = dict.fromkeys(prompts, "train")
-    wanted = [("test", test_prompts), ("dev", dev_prompts)]
+    remaining = [("test", test_prompts), ("dev", dev_prompts)]
     for text in candidates:
-        if not wanted:
+        if not remaining:
             break
         words = Counter(text.split())
         names = same_text[text]
         if any(in_training[word] - count * len(names) < 2 for word, count in words.items()):
             continue
-        subset, left = wanted.pop(0)
+        subset, missing = remaining.pop(0)
         for name in names:
             split[name] = subset
             in_training -= words
-        if left > len(names):
-            wanted.insert(0, (subset, left - len(names)))
+        if missing > len(names):
+            remaining.insert(0, (subset, missing - len(names)))
     return split
 
 
 def download(folder: Path) -> None:
-    """Fetch and unpack the Debian packages into `folder`."""
+    """Download and unpack the Debian packages into `folder`."""
     subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
     for package in sorted(folder.glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", package.name, "."], cwd=folder, check=True)
 
 
 def to_opus(source: Path, target: Path, kilobits: int) -> None:
+    """Convert G.722 audio to Opus."""
     target.parent.mkdir(parents=True, exist_ok=True)
     command = ["ffmpeg", "-v", "error", "-y", "-f", "g722", "-i", source, "-map_metadata", "-1"]
     command += ["-fflags", "+bitexact", "-flags:a", "+bitexact"]
@@ -117,7 +119,7 @@ def to_opus(source: Path, target: Path, kilobits: int) -> None:
 
 
 def build(root: Path, out: Path, seed: int, test_prompts: int, dev_prompts: int, kilobits: int) -> None:
-    """Corpus of the packages unpacked under `root`, written to `out`."""
+    """Write the corpus of the packages unpacked under `root` to `out`."""
     sounds = root / "usr/share/asterisk/sounds/en_US_f_Allison"
     prompts = read_prompts(root / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
     prompts = {name: text for name, text in prompts.items() if (sounds / f"{name}.g722").exists()}
@@ -139,12 +141,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write the corpus to")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--download", action="store_true", help="fetch the packages with apt-get")
+    source.add_argument("--download", action="store_true", help="download the packages with apt-get")
     source.add_argument("--root", type=Path, help="folder under which the packages are installed or unpacked (/)")
-    parser.add_argument("--seed", type=int, default=9, help="of the split; 9 puts 550 words in 80 prompts")
-    parser.add_argument("--test-prompts", type=int, default=80)
-    parser.add_argument("--dev-prompts", type=int, default=40)
-    parser.add_argument("--kilobits", type=int, default=24, help="Opus bit rate per second")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=9,
+        help="random seed for the split (default: %(default)s)",
+    )
+    parser.add_argument("--test-prompts", type=int, default=80, help="number of test prompts (default: %(default)s)")
+    parser.add_argument("--dev-prompts", type=int, default=40, help="number of dev prompts (default: %(default)s)")
+    parser.add_argument("--kilobits", type=int, default=24, help="Opus bit rate in kbit/s (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         root = args.root or Path(scratch)

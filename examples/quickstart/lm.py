@@ -1,10 +1,10 @@
-"""What a language model adds to the shipped teacher: greedy decoding against beam search, on the test prompts.
+"""Compare greedy decoding of the shipped teacher with beam search and a language model on the test prompts.
 
-    python examples/quickstart/lm.py    # a minute on one core; needs the extra [lm]
+    python examples/quickstart/lm.py    # one minute on one core; needs the extra [lm]
 
-The language model is a bigram of the training prompts' texts alone, with absolute discounting (Ney, Essen and Kneser
-1994, "On Structuring Probabilistic Dependences in Stochastic Language Modelling"), written as ARPA. Its weight and the
-word score are those with the fewest word errors on the dev prompts. Files go to out/, the figures to out/lm.json.
+The language model is a bigram of the texts of the training prompts with absolute discounting (Ney, Essen and Kneser
+1994, "On Structuring Probabilistic Dependences in Stochastic Language Modelling"), written as an ARPA file. Its weight
+and the word score are chosen for the lowest WER on the dev prompts. Results are written to out/lm.json.
 """
 
 import argparse
@@ -44,7 +44,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 
 
 def bigram_arpa(texts: Iterable[str]) -> str:
-    """The ARPA file of an interpolated bigram: what is taken from each count goes to the unigrams."""
+    """Return the ARPA file of an interpolated bigram, whose discounted probability mass goes to the unigrams."""
     sentences = [[BEGIN, *text.split(), END] for text in texts]
     words = Counter(word for sentence in sentences for word in sentence[1:])
     pairs = Counter(pair for sentence in sentences for pair in itertools.pairwise(sentence))
@@ -68,37 +68,40 @@ def bigram_arpa(texts: Iterable[str]) -> str:
 
 
 def discount(counts: Counter[Any]) -> float:
-    """What is taken from every count, by how many are 1 and 2 (Ney, Essen and Kneser 1994)."""
+    """Return the absolute discount, estimated from the number of counts of 1 and 2 (Ney, Essen and Kneser 1994)."""
     once, twice = (sum(count == times for count in counts.values()) for times in (1, 2))
     return once / (once + 2 * twice)
 
 
 @dataclass(frozen=True)
 class Emissions:
-    """What the network gives for a subset: decoders differ in what they make of it."""
+    """The reference texts and the log-probabilities (frames, units) of a subset, to decode in several ways."""
 
     texts: list[str]
     log_probs: list[Tensor]
 
     @classmethod
-    def of(cls, recognizer: Recognizer, data: Path, subset: str) -> "Emissions":
+    def compute(cls, recognizer: Recognizer, data: Path, subset: str) -> "Emissions":
+        """Compute the log-probabilities of a subset."""
         utterances = read_manifest(data, subset)
         return cls([each.text for each in utterances], [recognizer.emissions(each.path) for each in utterances])
 
     def errors(self, decoder: Decoder) -> ErrorCounts:
+        """Count the word errors of a decoder."""
         return word_errors(self.texts, [decoder(each).text for each in self.log_probs])
 
     def hour(self, decoder: Decoder) -> dict[str, float]:
-        """What an hour of this costs, repeated as often as it takes: the decoder's processor time and memory."""
-        whole = torch.cat(self.log_probs)
-        whole = whole.repeat(-(-HOUR_FRAMES // len(whole)), 1)[:HOUR_FRAMES].contiguous()
+        """Measure the CPU time and memory that the decoder needs for an hour of the subset, repeated as needed."""
+        frames = torch.cat(self.log_probs)
+        frames = frames.repeat(-(-HOUR_FRAMES // len(frames)), 1)[:HOUR_FRAMES].contiguous()
         before, began = peak_memory("cpu"), time.process_time()
-        words = len(decoder(whole).words)
+        words = len(decoder(frames).words)
         seconds = time.process_time() - began
         return {"words": words, "processor_seconds": seconds, "added_bytes": peak_memory("cpu") - before}
 
 
 def run(out: Path) -> None:
+    """Tune the language model on dev, compare the decoders on test, and write the results."""
     data, model, lm, lexicon = (out / name for name in ("data", "teacher.safetensors", "bigram.arpa", "lexicon.txt"))
     out.mkdir(parents=True, exist_ok=True)
     if not (data / "test.tsv").exists():
@@ -111,7 +114,7 @@ def run(out: Path) -> None:
     recognizer = Recognizer.load(model, precision="fp32")
     header = recognizer.header
     search = partial(BeamSearchDecoder, header.units, header.seconds_per_frame)
-    dev, test = Emissions.of(recognizer, data, "dev"), Emissions.of(recognizer, data, "test")
+    dev, test = Emissions.compute(recognizer, data, "dev"), Emissions.compute(recognizer, data, "test")
     grid = [
         BeamOptions(lm_weight=lm_weight, word_score=word_score)
         for lm_weight, word_score in itertools.product(LM_WEIGHTS, WORD_SCORES)
@@ -131,7 +134,7 @@ def run(out: Path) -> None:
     for name, rate in rates.items():
         print(f"{name:>17}: {rate.percent()}")
     print(f"bigram minus greedy: {difference.percent()}; chosen on dev: {best}")
-    print(f"an hour: {hour['processor_seconds']:.0f} s of processor time, {megabytes(hour['added_bytes'])}")
+    print(f"one hour of audio: {hour['processor_seconds']:.0f} s of CPU time, {megabytes(hour['added_bytes'])}")
     results = {
         "command": "python examples/quickstart/lm.py",
         "test_wer": {name: dataclasses.asdict(rate) for name, rate in rates.items()},
@@ -149,7 +152,7 @@ def run(out: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for what is made (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
     arguments = parser.parse_args()
     try:
         run(arguments.out)

@@ -1,12 +1,12 @@
-"""Compress a trained recognizer and see what it costs: distillation, int8, one file each, text.
+"""Compress a trained recognizer by distillation and int8 quantization, and measure the cost.
 
     make demo                                   # from the top of the repository; at most 15 minutes on 2 cores
-    python examples/quickstart/run.py --quick   # two minutes: every step, with students that have hardly learnt
+    python examples/quickstart/run.py --quick   # two minutes: each step, with barely trained students
 
-The shipped teacher (see teacher/README.md) gets a student with a third of its layers, twice: distilled from the
-teacher, and from the same start for the same updates with CTC alone. Teacher and distilled student are then
-quantized, and all five measured on the test prompts. What is done already is not done again: to start afresh,
-remove the output folder.
+Trains two students with a third of the layers of the shipped teacher (see teacher/README.md): one distilled from the
+teacher, one with CTC alone from the same initialization for the same number of updates. Then quantizes the teacher and
+the distilled student, and evaluates all five models on the test prompts. Finished steps are skipped; remove the output
+folder to start again.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from w2v_compress.model_file.storage import describe_model, quantize_file
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-from common import console, file_name, load_exact, percent, say, train, update_bars  # noqa: E402
+from common import console, file_name, load_in_file_precision, percent, print_heading, train, update_bars  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
@@ -47,7 +47,7 @@ SHOWN = ("teacher", "student", "student int8")
 
 
 def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
-    """The last checkpoint of a training with student.yaml."""
+    """Train a student with student.yaml, and return its last checkpoint."""
     paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
     with update_bars() as progress:
         task = progress.add_task(f"Training: {name}", total=updates)
@@ -61,7 +61,7 @@ def train_student(name: str, overrides: list[str], data: Path, out: Path, update
 
 
 def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
-    """The five model files by name; those that are there are kept."""
+    """Create the five model files that do not exist yet, and return their paths by name."""
     models = {name: out / f"{file_name(name)}.safetensors" for name in ("teacher", *STUDENTS, *QUANTIZED)}
     if not models["teacher"].exists():
         export_checkpoint(TEACHER, models["teacher"])
@@ -75,7 +75,7 @@ def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
 
 
 def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
-    """The first test prompts that make up TIMED_SECONDS."""
+    """Return the first test prompts that last TIMED_SECONDS together."""
     chosen: list[Utterance] = []
     for utterance in utterances:
         if sum(earlier.seconds for earlier in chosen) >= TIMED_SECONDS:
@@ -85,8 +85,8 @@ def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
 
 
 def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row of figures for each model, and their reports."""
-    recognizers = {name: load_exact(path) for name, path in models.items()}
+    """Evaluate and time the models; return a row of the results table for each, and their reports."""
+    recognizers = {name: load_in_file_precision(path) for name, path in models.items()}
     reports: dict[str, EvaluationReport] = {}
     for name, recognizer in recognizers.items():
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -99,7 +99,7 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
             )
     chosen = timed_utterances(utterances)
     timed, seconds = [utterance.path for utterance in chosen], sum(utterance.seconds for utterance in chosen)
-    say(f"Timing: {len(timed)} prompts of {seconds:.0f} s one by one, in turns, median of 9")
+    print_heading(f"Timing: {len(timed)} prompts ({seconds:.0f} s), batch 1, interleaved, median of 9 runs")
     latency = interleaved_latency(
         {name: lambda run=recognizer: run.transcribe(timed, batch_size=1) for name, recognizer in recognizers.items()}  # type: ignore[misc]
     )
@@ -114,7 +114,7 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
 
 
 def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
-    """WER differences on the same prompts, with paired intervals: what the two methods gain and cost."""
+    """Compute the WER differences of distillation and of int8 on the same prompts, with paired intervals."""
     pairs = {
         "student minus student, CTC alone": ("student, CTC alone", "student"),
         **{f"{name} minus {source}": (source, name) for name, source in QUANTIZED.items()},
@@ -126,7 +126,7 @@ def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """One line of the table, under COLUMNS."""
+    """Format a row of the table with the columns COLUMNS."""
     return [
         row["model"],
         f"{row['parameters'] / 1e6:.2f}M",
@@ -138,6 +138,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print the results table."""
     table = Table(title="Test prompts", caption="95% bootstrap intervals; time: batch 1, this machine")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
@@ -147,7 +148,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """WER with its interval against size and against time."""
+    """Plot WER and its interval against size and time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -174,7 +175,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_UPDATES} updates in place of {UPDATES}")
+    parser.add_argument("--quick", action="store_true", help=f"train for {QUICK_UPDATES} instead of {UPDATES} updates")
     parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
     args = parser.parse_args()
     updates = QUICK_UPDATES if args.quick else UPDATES
@@ -186,9 +187,10 @@ def main() -> None:
 
 
 def run(out: Path, updates: int, quick: bool) -> None:
+    """Run all unfinished steps, then print and write the results."""
     data = out / "data"
     if not (data / "test.tsv").exists():
-        say("Preparing the prompts")
+        print_heading("Preparing the prompts")
         print(prepare("csv", HERE / "corpus", data).summary())
     models = build_models(data, out, updates)
     utterances = read_manifest(data, "test")

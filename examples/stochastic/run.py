@@ -84,6 +84,7 @@ class System:
 
     @property
     def points(self) -> tuple[str, ...]:
+        """The compression points of evaluation."""
         return self.measured or (self.point,)
 
 
@@ -179,12 +180,15 @@ class Run:
 
     @property
     def data(self) -> Path:
+        """The manifests."""
         return self.out / "data"
 
     def training(self, kind: str, name: str, seed: int) -> Path:
+        """Return the folder of a training; `kind` is `pretrain` or `finetune`."""
         return self.out / "training" / file_name(f"{kind} {name} seed {seed}")
 
     def model(self, system: str, seed: int) -> Path:
+        """Return the model file of a system."""
         return self.out / f"{file_name(f'{system} seed {seed}')}.safetensors"
 
 

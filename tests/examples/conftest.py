@@ -1,4 +1,4 @@
-"""Scripts of the examples as modules, without running them."""
+"""A fixture that imports scripts of the examples as modules."""
 
 import importlib.util
 import sys
@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 @pytest.fixture
 def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]:
-    """load_script(path) imports it, with its folder and the examples' on the path as when it runs."""
+    """load_script(path) imports a script, with its folder and that of the examples on the module path."""
 
     def load(path: Path) -> ModuleType:
         monkeypatch.setattr(sys, "path", [str(path.parent), str(EXAMPLES), *sys.path])

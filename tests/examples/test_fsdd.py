@@ -1,4 +1,4 @@
-"""Connected digits: splits stay apart, chains start where they should, the figures are what they say."""
+"""examples/fsdd: separate splits, initialization of the chains, and summary of the results."""
 
 import dataclasses
 import itertools
@@ -43,8 +43,8 @@ def counts(errors: list[int], words: int = 10) -> ErrorCounts:
     return ErrorCounts(np.array(errors), np.full(len(errors), words))
 
 
-def test_strings_of_each_split_are_made_of_its_own_recordings(example, run, tmp_path):
-    """Every recording swings at its own level, so the audio of a string tells what it is made of."""
+def test_strings_of_a_split_are_joined_from_its_own_recordings(example, run, tmp_path):
+    """Each recording has its own level, which identifies it in the audio of a string."""
     levels = {}
     (tmp_path / "fsdd" / "recordings").mkdir(parents=True)
     for number, (speaker, index) in enumerate((s, i) for s in ("ann", "bob") for i in (0, 4, 5, 9, 10, 44, 45, 49)):
@@ -62,17 +62,17 @@ def test_strings_of_each_split_are_made_of_its_own_recordings(example, run, tmp_
         for split, indices in allowed.items():
             for string in read_manifest(run.out / folder, split):
                 samples = soundfile.read(string.path)[0]
-                heard = {round(float(level), 2) for level in np.abs(samples) if level > 0.01}
+                found = {round(float(level), 2) for level in np.abs(samples) if level > 0.01}
                 speakers = [
                     {level for (who, i), level in levels.items() if who == speaker and i in indices}
                     for speaker in ("ann", "bob")
                 ]
-                assert any(heard <= {round(level, 2) for level in own} for own in speakers)
+                assert any(found <= {round(level, 2) for level in own} for own in speakers)
                 assert len(string.text.split()) in lengths
     assert example.count_recordings(run, "valid") == 4
 
 
-def test_chain_starts_from_the_model_before_and_learns_from_the_teacher(example, run, monkeypatch):
+def test_students_start_from_the_previous_model_and_use_the_teacher(example, run, monkeypatch):
     run.out.mkdir()
     trained = []
 
@@ -98,7 +98,7 @@ def test_chain_starts_from_the_model_before_and_learns_from_the_teacher(example,
     assert [settings["model.init_checkpoint"] for settings in trained] == [str(run.student("plus", 12, 2))]
 
 
-def test_baselines_differ_from_their_recipes_in_the_loss_alone(example):
+def test_baselines_differ_from_their_recipes_only_in_the_loss(example):
     baselines = {name: recipe.baselines[0] for name, recipe in example.RECIPES.items() if recipe.baselines}
     compared = itertools.chain(*(recipe.baselines for recipe in example.RECIPES.values()))
     assert set(baselines) | set(compared) == set(example.RECIPES)
@@ -110,8 +110,8 @@ def test_baselines_differ_from_their_recipes_in_the_loss_alone(example):
             for name in (recipe, baseline)
         }
         without_loss = [
-            {field: value for field, value in of.items() if not field.startswith("criterion.")}
-            for of in settings.values()
+            {field: value for field, value in overrides.items() if not field.startswith("criterion.")}
+            for overrides in settings.values()
         ]
         assert without_loss[0] == without_loss[1]
         loss = student["criterion"] | {
@@ -122,8 +122,8 @@ def test_baselines_differ_from_their_recipes_in_the_loss_alone(example):
         assert loss["ctc_weight"] > 0
 
 
-def test_settings_are_known_to_model_and_criterion(example):
-    """And what recipes override stands in student.yaml: hydra refuses other names."""
+def test_settings_are_fields_of_model_and_criterion(example):
+    """Overrides of the recipes must be in student.yaml too: hydra rejects other names."""
     known = {"criterion": CtcDistillationConfig, "model": StudentCtcConfig}
     student = yaml.safe_load((FSDD / "student.yaml").read_text(encoding="utf-8"))
     for group, config in known.items():
@@ -133,7 +133,7 @@ def test_settings_are_known_to_model_and_criterion(example):
         assert field in student[group]
 
 
-def test_a_folder_of_other_settings_is_refused(example, run, tmp_path):
+def test_a_folder_with_other_settings_is_rejected(example, run, tmp_path):
     run.out.mkdir()
     example.check_settings(run, tmp_path)
     example.check_settings(dataclasses.replace(run, seeds=(1, 2, 3)), tmp_path)
@@ -142,7 +142,7 @@ def test_a_folder_of_other_settings_is_refused(example, run, tmp_path):
         example.check_settings(other, tmp_path)
 
 
-def test_seconds_of_interrupted_steps_add_up(example, run):
+def test_seconds_of_interrupted_steps_are_added(example, run):
     run.out.mkdir()
     with pytest.raises(InputError), example.timed(run.out, "teacher"):
         raise InputError("interrupted")
@@ -151,14 +151,14 @@ def test_seconds_of_interrupted_steps_add_up(example, run):
     assert set(json.loads((run.out / "seconds.json").read_text(encoding="utf-8"))) == {"teacher", "students"}
 
 
-def test_summary_names_what_is_compared(figures):
-    taught, alone = [counts([1, 1]), counts([1, 3])], [counts([3, 3]), counts([3, 5])]
+def test_summary_names_recipe_and_baseline(figures):
+    distilled, baseline = [counts([1, 1]), counts([1, 3])], [counts([3, 3]), counts([3, 5])]
     summary = figures.summarize(
         {
             ("teacher", 24, "fp32"): [counts([1, 0])],
             ("teacher", 24, "int8 full"): [counts([1, 1])],
-            ("paper", 4, "fp32"): taught,
-            ("no teacher", 4, "fp32"): alone,
+            ("paper", 4, "fp32"): distilled,
+            ("no teacher", 4, "fp32"): baseline,
         },
         {"paper": ("no teacher",)},
     )
@@ -172,7 +172,7 @@ def test_summary_names_what_is_compared(figures):
     assert "| 4 | paper | no teacher | -20.00 | [-20.00, -20.00] | [-20.00, -20.00] |" in re.sub(" +", " ", table)
 
 
-def test_the_results_shown_are_those_of_a_full_run(figures):
+def test_documented_results_are_those_of_a_full_run(figures):
     results = json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))
     table = (RESULTS / "results.md").read_text(encoding="utf-8")
     assert table == figures.markdown(results)

@@ -1,4 +1,4 @@
-"""examples/librispeech: the commands that its scripts give, what they refuse, and what is done once only."""
+"""examples/librispeech: the commands of the scripts, their errors, and skipping of finished steps."""
 
 import importlib.util
 import json
@@ -29,7 +29,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """script(name, argument, ..., SETTING=value) runs a script with its OUT in `tmp_path`."""
+    """script(name, argument, ..., SETTING=value) runs a script with OUT in `tmp_path`."""
 
     def run(name: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in ("GPUS", "NODES", "PARTITION")}
@@ -47,7 +47,7 @@ def commands(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
 
 
 def composed(command: list[str]) -> object:
-    """The configuration of a training, as fairseq-hydra-train composes it."""
+    """Compose the configuration of a training command like fairseq-hydra-train."""
     from fairseq.dataclass.initialize import hydra_init
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -62,20 +62,20 @@ def composed(command: list[str]) -> object:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_are_sound_and_open_with_their_commands(name: str) -> None:
+def test_scripts_are_valid_and_start_with_their_commands(name: str) -> None:
     subprocess.run(["bash", "-n", str(EXAMPLE / name)], check=True)
     if name != "common.sh":
         lines = (EXAMPLE / name).read_text().splitlines()
         header = lines[: lines.index("")]
         assert os.access(EXAMPLE / name, os.X_OK)
         assert header[0] == "#!/usr/bin/env bash"
-        said = " ".join(header)
-        assert f"examples/librispeech/{name}" in said
-        assert all(place in said for place in ("one GPU", "one node", "nodes"))
+        comment = " ".join(header)
+        assert f"examples/librispeech/{name}" in comment
+        assert all(place in comment for place in ("one GPU", "one node", "nodes"))
 
 
-def test_the_whole_recipe_in_a_dry_run(script: Script, tmp_path: Path) -> None:
-    """Every training composes, every command of ours takes its arguments, and what one reads another has written."""
+def test_the_complete_recipe_in_a_dry_run(script: Script, tmp_path: Path) -> None:
+    """Each configuration composes, each command parses, and each input is the output of an earlier command."""
     given = commands(script("all.sh", DRY_RUN="1"))
     assert not (tmp_path / "out").exists()
     trained, written = [], set()
@@ -144,21 +144,21 @@ def test_nodes_without_slurm(script: Script) -> None:
     ("name", "arguments", "settings", "message"),
     [
         ("pretrain.sh", [], {}, "usage: pretrain.sh CONFIG"),
-        ("pretrain.sh", ["sew_huge"], {}, "configs/pretraining/sew_huge.yaml is not there"),
-        ("pretrain.sh", ["sew_tiny_librispeech"], {}, "data/dict.ltr.txt is not there; run prepare.sh first"),
+        ("pretrain.sh", ["sew_huge"], {}, "configs/pretraining/sew_huge.yaml does not exist"),
+        ("pretrain.sh", ["sew_tiny_librispeech"], {}, "data/dict.ltr.txt does not exist; run prepare.sh first"),
         ("pretrain.sh", ["sew_tiny_librispeech"], {"GPUS": "3"}, "GPUS x NODES is 3; it must divide the 64 batches"),
         ("pretrain.sh", ["sew_tiny_librispeech"], {"GPUS": "no"}, "must be whole numbers of at least 1"),
-        ("pretrain.sh", ["sew_tiny_librispeech"], {"NODES": "2", "DRY_RUN": "1"}, "give PARTITION, or on each"),
+        ("pretrain.sh", ["sew_tiny_librispeech"], {"NODES": "2", "DRY_RUN": "1"}, "set PARTITION, or on each"),
         ("finetune.sh", ["a", "base_10h"], {}, "usage: finetune.sh NAME CONFIG SOURCE"),
-        ("finetune.sh", ["a", "base_10h", "nothing"], {}, "SOURCE must be a checkpoint, or what pretrain.sh"),
+        ("finetune.sh", ["a", "base_10h", "nothing"], {}, "SOURCE must be a checkpoint or a pre-training of"),
         ("distil.sh", ["sideways", "t.pt"], {"DRY_RUN": "1"}, "sideways is neither elastic nor chain"),
         ("distil.sh", ["elastic", "t.pt"], {"DRY_RUN": "1"}, "usage: distil.sh elastic TEACHER SOURCE"),
-        ("sweep.sh", [], {}, "holds no model.safetensors; run finetune.sh first"),
-        ("tables.sh", [], {}, "sweeps is not there; run sweep.sh first"),
+        ("sweep.sh", [], {}, "contains no model.safetensors; run finetune.sh first"),
+        ("tables.sh", [], {}, "sweeps does not exist; run sweep.sh first"),
         ("all.sh", [], {"MASTER": "node1:1", "DRY_RUN": "1"}, "fine-tuning is for one node"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_errors_are_one_line(
     name: str, arguments: list[str], settings: dict[str, str], message: str, script: Script
 ) -> None:
     done = script(name, *arguments, **settings)
@@ -168,8 +168,8 @@ def test_what_is_wrong_is_one_line(
     assert message in line
 
 
-def test_a_training_goes_on_until_it_has_ended_and_not_again(script: Script, tmp_path: Path) -> None:
-    """With a stand-in for fairseq that fails once."""
+def test_a_training_continues_until_it_has_finished_and_is_then_skipped(script: Script, tmp_path: Path) -> None:
+    """Uses a replacement of fairseq-hydra-train that fails once."""
     (tmp_path / "bin").mkdir()
     stand_in = tmp_path / "bin" / "fairseq-hydra-train"
     stand_in.write_text('#!/usr/bin/env bash\necho "$@" >> calls\n[ "$(wc -l < calls)" -gt 1 ]\n')
@@ -189,7 +189,7 @@ def test_a_training_goes_on_until_it_has_ended_and_not_again(script: Script, tmp
 
 
 def archive(folder: Path, name: str, speakers: dict[str, str]) -> None:
-    """`name` with an utterance of half a second for each speaker's folder, as the corpora are packed."""
+    """Write an archive with the layout of the corpora: an utterance of half a second for each folder of a speaker."""
     source = folder / "source" / name
     for place, utterance in speakers.items():
         chapter = source / place
@@ -235,7 +235,7 @@ def tables() -> ModuleType:
 
 
 def test_tables(tables: ModuleType, tmp_path: Path, tiny_path: Path, wav: Callable[..., Path], run: Callable) -> None:
-    """Of what `w2v-compress sweep` really writes."""
+    """Tables of files written by `w2v-compress sweep`."""
     (tmp_path / "corpus").mkdir()
     for index in range(2):
         wav(f"corpus/{index}.wav", 1, seed=index)
@@ -254,7 +254,7 @@ def test_tables(tables: ModuleType, tmp_path: Path, tiny_path: Path, wav: Callab
         assert line[2].startswith(f"{100 * points[line[1]]['wer']['value']:.2f}%")
     assert text.startswith("## test\n")
     (tmp_path / "sweeps" / "other.json").write_text("{}")
-    with pytest.raises(InputError, match=r"other.json: is not what `w2v-compress sweep --json` writes"):
+    with pytest.raises(InputError, match=r"other.json: is not a file written by `w2v-compress sweep --json`"):
         tables.tables(tmp_path / "sweeps")
-    with pytest.raises(InputError, match="holds no sweep"):
+    with pytest.raises(InputError, match="contains no sweep"):
         tables.tables(tmp_path)

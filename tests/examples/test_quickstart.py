@@ -1,4 +1,4 @@
-"""What the quickstart ships: the corpus keeps its promises, and the teacher is small, stock and has learnt."""
+"""examples/quickstart: properties of the corpus, the teacher and the committed results."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_splits_are_apart_and_fair(rows):
+def test_splits_are_disjoint_and_their_words_are_in_training(rows):
     texts = {split: {row["text"] for row in rows if row["split"] == split} for split in ("train", "dev", "test")}
     assert not texts["train"] & texts["test"]
     assert not texts["train"] & texts["dev"]
@@ -41,7 +41,7 @@ def test_splits_are_apart_and_fair(rows):
     assert sum(len(row["text"].split()) for row in rows if row["split"] == "test") == 550
 
 
-def test_corpus_is_small_and_whole(rows):
+def test_corpus_is_small_and_complete(rows):
     audio = sorted(path.name for path in (CORPUS / "audio").iterdir())
     assert audio == sorted(Path(row["path"]).name for row in rows)
     assert sum(path.stat().st_size for path in (CORPUS / "audio").iterdir()) <= 6e6
@@ -56,8 +56,8 @@ def test_teacher_is_a_small_stock_checkpoint():
     assert {tensor.dtype for tensor in checkpoint["model"].values()} == {torch.float16}
 
 
-def test_teacher_reads_prompts_that_it_was_not_trained_on(tmp_path, rows):
-    """Loose: that the shipped file holds a recognizer at all. How good it is, `make demo` measures."""
+def test_teacher_recognizes_prompts_that_it_was_not_trained_on(tmp_path, rows):
+    """A loose limit that only shows that the file is a working recognizer; `make demo` measures its error rates."""
     export_checkpoint(TEACHER, tmp_path / "teacher.safetensors")
     dev = [row for row in rows if row["split"] == "dev"][:12]
     texts = Recognizer.load(tmp_path / "teacher.safetensors").transcribe([CORPUS / row["path"] for row in dev])
@@ -75,14 +75,14 @@ def test_teacher_reads_prompts_that_it_was_not_trained_on(tmp_path, rows):
         ("1234 and 917", "ONE TWO THREE FOUR AND NINE HUNDRED SEVENTEEN"),
     ],
 )
-def test_texts_are_written_as_they_are_spoken(monkeypatch, written, spoken):
+def test_texts_are_normalized_to_spoken_words(monkeypatch, written, spoken):
     monkeypatch.setattr(sys, "path", [str(QUICKSTART), *sys.path])
-    from build_corpus import normalise
+    from build_corpus import normalize
 
-    assert normalise(written) == spoken
+    assert normalize(written) == spoken
 
 
-def test_training_audio_is_made_of_training_prompts_alone(monkeypatch, rows):
+def test_training_audio_uses_only_training_prompts(monkeypatch, rows):
     monkeypatch.setattr(sys, "path", [str(QUICKSTART / "train_teacher"), *sys.path])
     import numpy as np
     from make_mix import phrases, read_corpus, synthetic_text, trim
@@ -107,7 +107,7 @@ def test_training_audio_is_made_of_training_prompts_alone(monkeypatch, rows):
     assert len(trim(np.concatenate([silence, speech, silence]))) <= len(speech) + 2 * 1000
 
 
-def test_the_readme_shows_the_committed_results_of_a_full_run():
+def test_readme_shows_the_committed_results_of_a_full_run():
     results = QUICKSTART / "results"
     readme = (QUICKSTART.parents[1] / "README.md").read_text(encoding="utf-8")
     assert (results / "results.md").read_text(encoding="utf-8") in readme

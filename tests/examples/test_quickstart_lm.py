@@ -1,4 +1,4 @@
-"""The bigram of examples/quickstart/lm.py is a probability distribution, and the docs show the recorded rates."""
+"""The bigram of examples/quickstart/lm.py is a probability distribution; the docs show the recorded rates."""
 
 import json
 import sys

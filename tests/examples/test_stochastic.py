@@ -1,4 +1,4 @@
-"""The stochastic example: what starts from what, what is compared, and that the results shown are those of a run."""
+"""examples/stochastic: initialization of the systems, comparisons, and committed results."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def example(load_script: Callable[[Path], ModuleType]) -> ModuleType:
 
 @pytest.fixture
 def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
-    """(yaml, settings) of every training of a run over two seeds, in order."""
+    """The (yaml, settings) of each training of a run with two seeds, in order."""
     found = []
 
     def fake_train(config: Path, overrides: list[str], folder: Path, updates: int, **_: object) -> Path:
@@ -54,7 +54,7 @@ def test_every_system_starts_from_a_training_of_its_own_seed(
     assert len(trained) == 2 * (len(example.PRETRAININGS) + len(example.SYSTEMS))
 
 
-def test_retrofit_differs_from_training_on_in_the_points_and_their_upsampling(
+def test_retrofit_differs_from_continued_training_only_in_points_and_upsampling(
     example: ModuleType, trained: list[tuple[str, dict[str, str]]]
 ) -> None:
     settings = {Path(each["folder"]).name: each for kind, each in trained if kind == "finetune"}
@@ -64,15 +64,15 @@ def test_retrofit_differs_from_training_on_in_the_points_and_their_upsampling(
     assert differing == {"folder", "task.point", "+model.learned_upsampling"}
 
 
-def test_whatever_is_compared_is_measured(example: ModuleType) -> None:
+def test_compared_systems_are_measured(example: ModuleType) -> None:
     measured = {(system.name, point) for system in example.SYSTEMS for point in system.points}
     for comparison in example.COMPARISONS:
         assert (comparison.model, comparison.point) in measured
         assert (comparison.baseline, comparison.baseline_point or comparison.point) in measured
 
 
-def test_settings_are_known_to_models_and_tasks(example: ModuleType) -> None:
-    """And what is overridden stands in the yaml, or comes with a plus: hydra refuses other names."""
+def test_settings_are_fields_of_models_and_tasks(example: ModuleType) -> None:
+    """Overrides must be in the yaml or have a plus: hydra rejects other names."""
     from w2v_compress.models.compressed_ctc import CompressedCtcConfig
     from w2v_compress.models.sew import SewConfig
     from w2v_compress.tasks.compressed_finetuning import CompressedFinetuningConfig
@@ -92,16 +92,16 @@ def test_settings_are_known_to_models_and_tasks(example: ModuleType) -> None:
         assert group.startswith("+") or field in pretrain[group]
 
 
-def test_a_folder_of_other_settings_is_refused(example: ModuleType, tmp_path: Path) -> None:
+def test_a_folder_with_other_settings_is_rejected(example: ModuleType, tmp_path: Path) -> None:
     run = example.Run(tmp_path, example.SIZES["fsdd"], (1,))
     example.check_settings(run, tmp_path)
     other = dataclasses.replace(run, size=dataclasses.replace(run.size, updates=6))
-    with pytest.raises(InputError, match="another updates; choose another --out"):
+    with pytest.raises(InputError, match="different settings: updates; choose another --out"):
         example.check_settings(other, tmp_path)
 
 
 @pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))
-def test_the_results_shown_are_those_of_a_full_run(corpus: str) -> None:
+def test_documented_results_are_those_of_a_full_run(corpus: str) -> None:
     folder = STOCHASTIC / "results" / corpus
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     table = (folder / "results.md").read_text(encoding="utf-8")

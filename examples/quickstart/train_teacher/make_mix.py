@@ -1,14 +1,14 @@
-"""Make the training audio of the quickstart teacher.
+"""Create the training audio of the quickstart teacher.
 
     python make_mix.py OUT --prompts ../corpus [--speech FOLDER]... [--digits FOLDER] [--synthetic-hours 2.5]
 
-Twenty minutes of one voice teach a network from scratch little (see README.md), so they are stretched: prompts are
-joined to phrases, their speed varied and noise added. FOLDERs are corpora with `utterances.csv` (columns path, text,
-split, optional speaker); digits are joined to strings of one speaker. Synthetic speech in the prompts' words comes
-from Debian's `flite`. Only rows with split `train` are read, and `dev` of the prompts for validation.
+Twenty minutes of one speaker are too little to train a network from scratch (see README.md), so they are augmented:
+prompts are joined into phrases, with varied speed and added noise. FOLDERs are corpora with `utterances.csv` (columns
+path, text, split, optional speaker); digits are joined into strings of one speaker. Debian's `flite` synthesizes speech
+from words of the prompts. Reads the split `train` of each corpus, and `dev` of the prompts for validation.
 
 Writes three training subsets and `dev` as fairseq manifests: `short` (digits and short phrases, with which CTC leaves
-its blank plateau soonest), `mixed` (everything) and `prompts` (those and the synthetic speech, for the last updates).
+its blank plateau soonest), `mixed` (everything) and `prompts` (prompts and synthetic speech, for the last updates).
 """
 
 import argparse
@@ -30,18 +30,20 @@ from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 
-FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a US English woman, is nearest to the prompts
+FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a female US English voice, is closest to the prompts
 
 
 @dataclass
 class Clip:
+    """An utterance with its audio."""
+
     samples: np.ndarray  # (time,) float32 at 16 kHz
     text: str
     speaker: str = ""
 
 
 def read_corpus(folder: Path, split: str) -> list[Clip]:
-    """Clips of `split` in `folder`/utterances.csv."""
+    """Read the clips of `split` in `folder`/utterances.csv."""
     utterances = []
     with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -53,7 +55,7 @@ def read_corpus(folder: Path, split: str) -> list[Clip]:
 
 
 def trim(samples: np.ndarray, margin: float = 0.06) -> np.ndarray:
-    """`samples` without the silence around them, but for `margin` seconds."""
+    """Trim leading and trailing silence, except for `margin` seconds."""
     frame = SAMPLE_RATE // 100
     energy = np.square(samples[: len(samples) // frame * frame].reshape(-1, frame)).mean(1)
     loud = np.flatnonzero(energy > 1e-4 * energy.max())
@@ -62,7 +64,7 @@ def trim(samples: np.ndarray, margin: float = 0.06) -> np.ndarray:
 
 
 def augment(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Speed from 0.88 to 1.12 of the original (pitch goes with it); on half of the calls noise at 10 to 35 dB."""
+    """Change speed and pitch by a factor of 0.88 to 1.12; in half of the calls, add noise at an SNR of 10 to 35 dB."""
     samples = soxr.resample(samples, SAMPLE_RATE * generator.uniform(0.88, 1.12), SAMPLE_RATE)
     if generator.random() < 0.5:
         noise = generator.standard_normal(len(samples)).astype(np.float32)
@@ -74,7 +76,7 @@ def augment(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def join(parts: list[Clip], generator: np.random.Generator) -> Clip:
-    """`parts` one after the other with 0.05 to 0.3 s of near silence between them."""
+    """Concatenate `parts` with 0.05 to 0.3 s of near silence between them."""
     pieces = []
     for part in parts:
         gap = int(generator.uniform(0.05, 0.3) * SAMPLE_RATE)
@@ -85,7 +87,7 @@ def join(parts: list[Clip], generator: np.random.Generator) -> Clip:
 def phrases(
     utterances: list[Clip], hours: float, longest: float, most: int, generator: np.random.Generator
 ) -> list[Clip]:
-    """`hours` of augmented phrases of 1 to `most` utterances of one speaker, none over `longest` seconds."""
+    """Create `hours` of augmented phrases of 1 to `most` utterances of one speaker, at most `longest` seconds each."""
     by_speaker = defaultdict(list)
     for utterance in utterances:
         if len(utterance.samples) <= longest * SAMPLE_RATE:
@@ -106,7 +108,7 @@ def phrases(
 
 
 def synthetic_text(texts: list[str], held_out: set[str], longest: int, choice: random.Random) -> str:
-    """One to three runs of words from different training texts, `longest` words at most, and no held-out text."""
+    """Draw one to three word sequences from training texts, at most `longest` words, and not a held-out text."""
     while True:
         words: list[str] = []
         for _ in range(choice.randint(1, 3)):
@@ -118,10 +120,10 @@ def synthetic_text(texts: list[str], held_out: set[str], longest: int, choice: r
             return text
 
 
-def synthesise(
+def synthesize(
     texts: list[str], held_out: set[str], hours: float, longest: int, seed: int, generator: np.random.Generator
 ) -> list[Clip]:
-    """`hours` of speech from flite that says random runs of words from `texts`, and none of `held_out`."""
+    """Synthesize `hours` of speech with flite: random word sequences from `texts`, and none of `held_out`."""
     choice = random.Random(seed)
     made, seconds = [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
@@ -135,7 +137,7 @@ def synthesise(
 
 
 def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
-    """Fairseq manifest `subset`.tsv, `.ltr`, `.wrd` and its audio."""
+    """Write the audio and the fairseq manifest of a subset: `subset`.tsv, .ltr and .wrd."""
     (out / "audio" / subset).mkdir(parents=True, exist_ok=True)
     hours = sum(len(utterance.samples) for utterance in utterances) / SAMPLE_RATE / 3600
     made = []
@@ -150,13 +152,13 @@ def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="folder to write manifests and audio to")
     parser.add_argument("--prompts", type=Path, required=True, help="the quickstart corpus")
-    parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus of sentences")
+    parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus of sentences; repeatable")
     parser.add_argument("--digits", type=Path, help="a corpus of single digits (Free Spoken Digit Dataset)")
-    parser.add_argument("--synthetic-hours", type=float, default=2.5, help="speech from flite; 0 for none")
-    parser.add_argument("--prompt-hours", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--synthetic-hours", type=float, default=2.5, help="hours of synthetic speech; 0 for none")
+    parser.add_argument("--prompt-hours", type=float, default=5.0, help="hours of augmented prompts")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
     args = parser.parse_args()
     generator = np.random.default_rng(args.seed)
     try:
@@ -170,8 +172,8 @@ def main() -> None:
         mixed = phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator) + speech
         synthetic: list[Clip] = []
         if args.synthetic_hours:
-            short += synthesise(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
-            synthetic = synthesise(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
+            short += synthesize(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
+            synthetic = synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
         write_subset(args.out, "short", short)
         write_subset(args.out, "mixed", mixed + synthetic)
         write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts + synthetic)

@@ -1,9 +1,9 @@
-"""Make the shipped teacher of a training checkpoint: a stock `wav2vec_ctc` checkpoint, fp16, without optimizer state.
+"""Convert a training checkpoint to the shipped teacher: a stock fp16 `wav2vec_ctc` checkpoint without optimizer state.
 
     python ship_teacher.py CHECKPOINT.pt TEACHER.pt
 
-Training names the model `student_ctc`, whose network is faster on a CPU; tensors and configuration are those of
-fairseq's own `wav2vec_ctc`, and under that name any fairseq reads the result.
+Training uses the model `student_ctc`, whose network is faster on a CPU. Its tensors and configuration are those of
+fairseq's `wav2vec_ctc`, so that under this name stock fairseq can load the result.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from w2v_compress.compat import load_checkpoint
 from w2v_compress.errors import InputError
 from w2v_compress.files import replacing
 
-OF_THE_MODEL = ("w2v_args", "normalize")
+MODEL_FIELDS = ("w2v_args", "normalize")
 
 
 def ship(checkpoint: Path, out: Path) -> None:
+    """Write the teacher of `checkpoint` to `out`."""
     state = load_checkpoint(checkpoint)
     cfg = OmegaConf.to_container(OmegaConf.create(state["cfg"]))
-    model = {name: cfg["model"][name] for name in OF_THE_MODEL}
+    model = {name: cfg["model"][name] for name in MODEL_FIELDS}
     task = {name: cfg["task"][name] for name in ("_name", "labels", "normalize", "sample_rate")}
     shipped = {
         "args": None,
@@ -40,8 +41,8 @@ def ship(checkpoint: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint of train_teacher.sh")
+    parser.add_argument("out", type=Path, help="path of the teacher to write")
     args = parser.parse_args()
     try:
         ship(args.checkpoint, args.out)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train the quickstart's teacher. An interrupted run goes on where it was when started again with the same arguments.
+# Train the teacher of the quickstart. Run it again with the same arguments to continue an interrupted run.
 #
 #   ./train_teacher.sh OUT [--speech FOLDER]... [--digits FOLDER]     # folders of speech: see make_mix.py
 #
-# Run it in an environment with w2v_compress; make_mix.py needs Debian's `flite`. CPU=false trains on a GPU,
-# SHORT_UPDATES, MIXED_UPDATES and PROMPT_UPDATES set the length of the stages, TEACHER the folder for the result.
+# Needs w2v_compress in the environment, and Debian's `flite` for make_mix.py. CPU=false trains on a GPU;
+# SHORT_UPDATES, MIXED_UPDATES and PROMPT_UPDATES set the length of the stages, and TEACHER the output folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 short_updates=${SHORT_UPDATES:-2500}
@@ -18,7 +18,7 @@ if [ ! -e "$out/mix/dict.ltr.txt" ]; then
   python "$here/make_mix.py" "$out/mix" --prompts "$here/../corpus" "$@"
 fi
 
-# stage NAME SUBSET UPDATES [SETTING...]: one run of fairseq-hydra-train, logged to OUT/NAME.log
+# stage NAME SUBSET UPDATES [OVERRIDE...]: run fairseq-hydra-train, and log to OUT/NAME.log.
 stage() {
   local name=$1 subset=$2 updates=$3
   shift 3
@@ -28,7 +28,7 @@ stage() {
     2>&1 | tee -a "$out/$name.log"
 }
 
-# Short and unmasked first: so CTC leaves its blank plateau after some 800 updates, on everything only much later.
+# Short unmasked audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio.
 stage short short "$short_updates"
 masked=(model.apply_mask=true model.layerdrop=0.05)
 stage mixed mixed "$mixed_updates" "${masked[@]}" checkpoint.finetune_from_model="$out/short/checkpoint_last.pt"
