@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import InputError
 from .console import printing_warnings
 
+if TYPE_CHECKING:
+    from ..runtime.decoding import Word
+    from ..runtime.recognizer import Recognizer
+
 STANDARD_INPUT = Path("-")
 
 
 def set_decoder(
-    recognizer: Any,
+    recognizer: "Recognizer",
     *,
     lm: Path | None,
     lexicon: Path | None,
@@ -56,7 +60,7 @@ def decoder_name(settings: dict[str, Any]) -> str:
     return ", ".join([f"beam search, {settings['beam']}", *files])
 
 
-def print_words(path: Path, words: Iterable[Any]) -> None:
+def print_words(path: Path, words: "Iterable[Word]") -> None:
     """Print the path, then one line per word: start and end in seconds, and the word; then an empty line."""
     print(path)
     for word in words:
@@ -85,7 +89,7 @@ def check_ctm_names(audio: Iterable[Path]) -> None:
             raise InputError(f"--ctm: {path}: the name must not contain spaces or start with ;;")
 
 
-def write_ctm(path: Path, words: Mapping[Path, Iterable[Any]]) -> None:
+def write_ctm(path: Path, words: "Mapping[Path, Iterable[Word]]") -> None:
     """Write the words as CTM, the format of NIST's SCTK: lines of `FILE CHANNEL START DURATION WORD`, channel 1."""
     from ..files import write_text
 

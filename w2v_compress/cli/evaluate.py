@@ -29,7 +29,7 @@ from .options import (
     WordScoreOption,
     seed_option,
 )
-from .points import chosen_point, swept_precision
+from .points import load_at_point
 
 
 def evaluate(
@@ -62,13 +62,18 @@ def evaluate(
     from ..evaluation.evaluate import alignment_text
     from ..evaluation.evaluate import evaluate as measure
     from ..files import write_json, write_text
-    from ..runtime.recognizer import Recognizer
 
     utterances = read_manifest(data, subset)
-    if budget_rtf is not None or max_wer_increase is not None:
-        precision = swept_precision(model, precision)
-    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    chosen = chosen_point(recognizer, model, point, budget_rtf, max_wer_increase, strict)
+    recognizer, chosen = load_at_point(
+        model,
+        point=point,
+        budget_rtf=budget_rtf,
+        max_wer_increase=max_wer_increase,
+        strict=strict,
+        precision=precision,
+        device=device,
+        threads=threads,
+    )
     decoder = set_decoder(
         recognizer,
         lm=lm,

@@ -64,22 +64,25 @@ def export(
     Reads checkpoints of this package and of stock wav2vec_ctc. The other formats run at one compression point.
     """
     if form == "model":
-        _refuse({"--point": point, "--strict": strict, "--int8": int8, "--opset": opset}, "requires another --format")
+        _reject({"--point": point, "--strict": strict, "--int8": int8, "--opset": opset}, "requires another --format")
         if architecture:
-            _refuse(
-                {"--dict": dictionary, "--average": average, "--ema": ema}, "cannot be combined with --architecture"
-            )
+            checkpoint_options = {"--dict": dictionary, "--average": average, "--ema": ema}
+            _reject(checkpoint_options, "cannot be combined with --architecture")
             _export_random(paths, architecture, seed)
         else:
             _export_checkpoint(paths, dictionary, average, ema)
         return
     options = {"--dict": dictionary, "--architecture": architecture, "--average": average, "--ema": ema}
-    _refuse(options, f"cannot be combined with --format {form}")
+    _reject(options, f"cannot be combined with --format {form}")
     if form != "onnx":
-        _refuse({"--int8": int8, "--opset": opset}, "requires --format onnx")
+        _reject({"--int8": int8, "--opset": opset}, "requires --format onnx")
     if len(paths) != 2:
         raise typer.BadParameter("give a model file and OUT", param_hint="paths")
-    model, out = paths
+    _convert(paths[0], paths[1], form, point, strict, int8, opset)
+
+
+def _convert(model: Path, out: Path, form: str, point: str | None, strict: bool, int8: bool, opset: int | None) -> None:
+    """Convert a model file to another format, and print the size and the output error."""
     with _printing_point_warnings():
         if form == "onnx":
             from ..interop.onnx import DEFAULT_OPSET, export_onnx
@@ -110,6 +113,7 @@ def import_folder(
 
 
 def _export_random(paths: list[Path], architecture: str, seed: int) -> None:
+    """Export random weights of an architecture."""
     from ..interop.fairseq_checkpoint import export_random
 
     if len(paths) != 1:
@@ -119,6 +123,7 @@ def _export_random(paths: list[Path], architecture: str, seed: int) -> None:
 
 
 def _export_checkpoint(paths: list[Path], dictionary: Path | None, average: int | None, ema: bool) -> None:
+    """Export a checkpoint of fairseq, or the average of several, to a model file."""
     from ..interop.averaging import last_checkpoints
     from ..interop.fairseq_checkpoint import export_checkpoint
 
@@ -135,7 +140,7 @@ def _export_checkpoint(paths: list[Path], dictionary: Path | None, average: int 
     print(f"{out}: {megabytes(out.stat().st_size)}, {averaged}units from {units}")
 
 
-def _refuse(options: Mapping[str, object], reason: str) -> None:
+def _reject(options: Mapping[str, object], reason: str) -> None:
     """Raise BadParameter with `reason` if one of the options is given."""
     for name, value in options.items():
         if value:

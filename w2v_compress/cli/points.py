@@ -2,70 +2,93 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import InputError, prefixed
+from ..runtime.precision import Precision
 from .console import print_message, printing_warnings
 
+if TYPE_CHECKING:
+    from ..model_file.sweep import Sweep, SweptPoint
+    from ..nn.compression import CompressionPoint
+    from ..runtime.recognizer import Recognizer
 
-def chosen_point(
-    recognizer: Any,
+
+def load_at_point(
     model: Path,
+    *,
     point: str | None,
     budget_rtf: float | None,
     max_wer_increase: float | None,
     strict: bool,
-) -> Any:
-    """Return the compression point that the options choose, and print how it was chosen on standard error.
+    precision: Precision,
+    device: str,
+    threads: int | None,
+) -> "tuple[Recognizer, CompressionPoint]":
+    """Load the recognizer in `model`, and choose the compression point from the options.
+
+    If the stored sweep chooses the point, the choice is printed on standard error, and `auto` is the precision of the
+    sweep.
 
     Args:
-        recognizer: The loaded recognizer.
-        model: Path of its model file, for messages.
+        model: The model file.
         point: Value of `--point`.
-        budget_rtf: Value of `--budget-rtf`: the most accurate point with at most this real-time factor.
-        max_wer_increase: Value of `--max-wer-increase`: the fastest point within so many percentage points of WER.
+        budget_rtf: Value of `--budget-rtf`: choose the most accurate point with at most this real-time factor.
+        max_wer_increase: Value of `--max-wer-increase`, in percentage points: choose the fastest point within it.
         strict: Reject a point that the model was not trained for.
+        precision: Value of `--precision`.
+        device: Value of `--device`.
+        threads: Value of `--threads`.
 
     Raises:
         typer.BadParameter: More than one option chooses a point.
-        InputError: The point is invalid, or the stored sweep is missing, has another precision or no such point.
+        InputError: The model or the point is invalid, or the stored sweep is missing, has another precision or no
+            point within the limit.
     """
+    from ..model_file.storage import read_header
+    from ..runtime.recognizer import Recognizer
+
     if sum(option is not None for option in (point, budget_rtf, max_wer_increase)) > 1:
         raise typer.BadParameter("give one of --point, --budget-rtf and --max-wer-increase")
-    if budget_rtf is None and max_wer_increase is None:
-        return checked_point(recognizer, point, strict)
+    from_sweep = budget_rtf is not None or max_wer_increase is not None
+    if from_sweep and precision == "auto" and (sweep := read_header(model).sweep) is not None:
+        precision = sweep.precision  # type: ignore[assignment]
+    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
+    if not from_sweep:
+        return recognizer, checked_point(recognizer, point, strict)
+    with prefixed(model):
+        swept = _choose_from_sweep(recognizer, budget_rtf, max_wer_increase)
+    return recognizer, checked_point(recognizer, swept.point, strict)
+
+
+def _choose_from_sweep(
+    recognizer: "Recognizer", budget_rtf: float | None, max_wer_increase: float | None
+) -> "SweptPoint":
+    """Choose the point of the stored sweep that the limit allows, and print it on standard error."""
     stored = recognizer.header.sweep
     if stored is None:
         raise InputError(
-            f"{model}: no sweep is stored: run `w2v-compress sweep MODEL DATA --save`, or choose a point with --point"
+            "no sweep is stored: run `w2v-compress sweep MODEL DATA --save`, or choose a point with --point"
         )
     if stored.precision != recognizer.precision:
         raise InputError(
-            f"{model}: the stored sweep was measured in {stored.precision}, but the model runs in "
-            f"{recognizer.precision}"
+            f"the stored sweep was measured in {stored.precision}, but the model runs in {recognizer.precision}"
         )
-    with prefixed(model):
-        if max_wer_increase is not None:
-            swept = stored.within_increase(max_wer_increase / 100)
-        else:
-            swept = stored.within_budget(budget_rtf)
-            _warn_of_another_machine(stored, str(recognizer.device))
+    if budget_rtf is not None:
+        swept = stored.within_budget(budget_rtf)
+        _warn_of_another_machine(stored, str(recognizer.device))
+    else:
+        assert max_wer_increase is not None
+        swept = stored.within_increase(max_wer_increase / 100)
     found = f"WER {100 * swept.wer:.2f}% on {stored.subset}, real-time factor {swept.real_time_factor:.4f}"
     print_message(f"point {swept.point}: {found} in the stored sweep")
-    return checked_point(recognizer, swept.point, strict)
+    return swept
 
 
-def swept_precision(model: Path, precision: Any) -> Any:
-    """Return `precision`, or if it is `auto`, the precision of the stored sweep, whose figures choose the point."""
-    from ..model_file.storage import read_header
-
-    sweep = read_header(model).sweep
-    return sweep.precision if precision == "auto" and sweep is not None else precision
-
-
-def _warn_of_another_machine(stored: Any, device: str) -> None:
+def _warn_of_another_machine(stored: "Sweep", device: str) -> None:
+    """Print a message if the sweep was measured on another machine than this one."""
     from ..evaluation.machine import describe_machine
 
     here, there = machine_name(describe_machine(device)), machine_name(stored.machine)
@@ -73,7 +96,7 @@ def _warn_of_another_machine(stored: Any, device: str) -> None:
         print_message(f"the stored sweep was measured on {there}; times differ on {here}")
 
 
-def checked_point(recognizer: Any, point: Any, strict: bool) -> Any:
+def checked_point(recognizer: "Recognizer", point: "CompressionPoint | str | None", strict: bool) -> "CompressionPoint":
     """Call `Recognizer.checked_point`, and print its warning as one line on standard error."""
     with printing_warnings():
         return recognizer.checked_point(point, strict=strict)

@@ -2,13 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..evaluation.report import megabytes
 from .console import print_table, progress_bar
 from .options import BatchSizeOption, JsonOption, ModelArgument, SubsetOption, data_option
+
+if TYPE_CHECKING:
+    from ..data.manifest import Utterance
+    from ..evaluation.sensitivity import EvaluationSet, PartCost
 
 
 def quantize(
@@ -70,7 +74,7 @@ def quantize(
         write_json(json_file, result)
 
 
-def _part_costs(model: Path, scheme: str, dataset: Any) -> list[Any]:
+def _part_costs(model: Path, scheme: str, dataset: "EvaluationSet") -> "list[PartCost]":
     """Measure and print the int8 cost of each part."""
     from ..evaluation.sensitivity import measure_parts
 
@@ -86,7 +90,7 @@ def _part_costs(model: Path, scheme: str, dataset: Any) -> list[Any]:
     return costs
 
 
-def _before_and_after(model: Path, out: Path, utterances: Any, batch_size: int) -> dict[str, Any]:
+def _before_and_after(model: Path, out: Path, utterances: "list[Utterance]", batch_size: int) -> dict[str, Any]:
     """Measure and print the WER of both files and its difference; return them as JSON values."""
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.wer import compare

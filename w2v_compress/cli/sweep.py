@@ -1,7 +1,7 @@
 """The verb `sweep`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from .options import (
     seed_option,
 )
 from .points import checked_point, machine_name
+
+if TYPE_CHECKING:
+    from ..model_file.sweep import Sweep
 
 
 def sweep(
@@ -80,7 +83,7 @@ def sweep(
         write_json(json_file, {"model": str(model), "data": str(data), "subset": subset} | report.to_dict())
 
 
-def print_stored_sweep(sweep: Any) -> None:
+def print_stored_sweep(sweep: "Sweep") -> None:
     """Print the sweep stored in a model file as a table."""
     rows = [
         [

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,13 @@ from .options import (
     ThreadsOption,
     WordScoreOption,
 )
-from .points import chosen_point, swept_precision
+from .points import load_at_point
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..runtime.decoding import Word
+    from ..runtime.recognizer import Transcript
 
 
 def transcribe(
@@ -72,17 +78,22 @@ def transcribe(
     """
     from ..evaluation.machine import describe_machine, peak_memory
     from ..files import write_json
-    from ..runtime.recognizer import Recognizer
 
     if audio.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input can only be read once", param_hint="AUDIO")
     targets = _emission_files(audio, emissions)
     if ctm:
         check_ctm_names(audio)
-    if budget_rtf is not None or max_wer_increase is not None:
-        precision = swept_precision(model, precision)
-    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
-    chosen = chosen_point(recognizer, model, point, budget_rtf, max_wer_increase, strict)
+    recognizer, chosen = load_at_point(
+        model,
+        point=point,
+        budget_rtf=budget_rtf,
+        max_wer_increase=max_wer_increase,
+        strict=strict,
+        precision=precision,
+        device=device,
+        threads=threads,
+    )
     decoder = set_decoder(
         recognizer,
         lm=lm,
@@ -92,47 +103,47 @@ def transcribe(
         lm_weight=lm_weight,
         word_score=word_score,
     )
-    words: dict[Path, Any] = {}
+    words: dict[Path, tuple[Word, ...]] = {}
     results: list[dict[str, Any]] = []
-    failed = False
     sources = (sys.stdin.buffer if path == STANDARD_INPUT else path for path in audio)
     transcripts = recognizer.recognize(sources, batch_size=batch_size, point=chosen)
     with progress_bar("Transcribing") as progress, printing_warnings():
         for path, result in zip(audio, transcripts, strict=True):
             progress(len(results) + 1, len(audio))
+            results.append(_describe(path, result))
             if isinstance(result, InputError):
-                failed = True
                 print_message(str(result))
-                results.append({"file": str(path), "error": str(result)})
                 continue
+            words[path] = result.words
             if timestamps:
                 print_words(path, result.words)
             else:
                 print(result.text, flush=True)
             if targets:
                 _write_emissions(targets[path], result.log_probs)
-            words[path] = result.words
-            results.append(
-                {
-                    "file": str(path),
-                    "text": result.text,
-                    "words": [dataclasses.asdict(word) for word in result.words],
-                    "audio_seconds": result.audio_seconds,
-                    "compute_seconds": result.compute_seconds,
-                }
-            )
     peak = peak_memory(device)
     print_message(f"peak memory {megabytes(peak)}")
     if ctm:
         write_ctm(ctm, words)
     if json_file:
-        settings: dict[str, Any] = {"model": str(model), "precision": recognizer.precision, "point": str(chosen)}
-        settings["decoder"] = decoder
-        settings["peak_memory_bytes"] = peak
-        settings |= {"batch_size": batch_size, "machine": describe_machine(device), "transcripts": results}
-        write_json(json_file, settings)
-    if failed:
+        report: dict[str, Any] = {"model": str(model), "precision": recognizer.precision, "point": str(chosen)}
+        report |= {"decoder": decoder, "peak_memory_bytes": peak, "batch_size": batch_size}
+        write_json(json_file, report | {"machine": describe_machine(device), "transcripts": results})
+    if any("error" in result for result in results):
         raise typer.Exit(1)
+
+
+def _describe(path: Path, result: "Transcript | InputError") -> dict[str, Any]:
+    """Return the entry of a file in the JSON report."""
+    if isinstance(result, InputError):
+        return {"file": str(path), "error": str(result)}
+    return {
+        "file": str(path),
+        "text": result.text,
+        "words": [dataclasses.asdict(word) for word in result.words],
+        "audio_seconds": result.audio_seconds,
+        "compute_seconds": result.compute_seconds,
+    }
 
 
 def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
@@ -152,7 +163,8 @@ def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
     return targets
 
 
-def _write_emissions(path: Path, log_probs: Any) -> None:
+def _write_emissions(path: Path, log_probs: "Tensor") -> None:
+    """Write log-probabilities (frames, units) as a .npy file."""
     import numpy as np
 
     from ..files import replacing
