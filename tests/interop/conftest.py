@@ -1,4 +1,4 @@
-"""Networks so small that other runtimes' converters, which are slow, are quick with them."""
+"""Networks small enough for the slow converters of other runtimes, and comparisons with `Recognizer`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,8 +19,9 @@ CONV_LAYERS = ((16, 10, 5), (16, 3, 2), (16, 2, 2))
 
 @pytest.fixture
 def small_path(tmp_path: Path, tiny_model: Callable[..., ModelFile]) -> Callable[..., Path]:
-    """small_path(like, normalize, point, **changes) writes an elastic model file like "base" or "large", which runs at
-    `point` unless told otherwise.
+    """small_path(like, normalize, point, **changes) writes an elastic model file like "base" or "large".
+
+    Its default compression point is `point`.
     """
 
     def write(like: Literal["base", "large"], *, normalize: bool = True, point: str = "1,1,1", **changes: Any) -> Path:
@@ -49,8 +50,9 @@ def utterances() -> list[np.ndarray]:
 
 @pytest.fixture
 def largest_difference(utterances: list[np.ndarray]) -> Callable[..., float]:
-    """largest_difference(model, point, run) of log-probabilities, `Recognizer`'s and those of the logits that
-    run(audio, lengths) -> (logits, frames) gives: of each utterance alone, then of a padded batch.
+    """largest_difference(model, point, run) compares log-probabilities with those of `Recognizer`.
+
+    run(audio, lengths) returns logits and valid frames. The audio is each utterance alone, then a padded batch.
     """
 
     def measure(model: Path, point: str, run: Callable[..., Any]) -> float:
@@ -75,9 +77,10 @@ def largest_difference(utterances: list[np.ndarray]) -> Callable[..., float]:
 
 
 @pytest.fixture
-def error_where_sums_are_long() -> Callable[..., float]:
-    """error_where_sums_are_long(model, run): rms error of the logits, relative to the fp64 network's, on 20 s of noise
-    at full scale, around a middle that is not zero. Models with a group norm take its statistics over all of that.
+def error_on_long_audio() -> Callable[..., float]:
+    """error_on_long_audio(model, run) returns the RMS error of the logits relative to the same network in fp64.
+
+    The audio is 20 s of noise at full scale with an offset. A group norm computes its statistics over all of it.
     """
 
     def measure(model: Path, run: Callable[..., Any]) -> float:

@@ -1,4 +1,4 @@
-"""Which checkpoints and which weights are exported."""
+"""Selection and averaging of the exported checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ NAMES = ("checkpoint_1_2.pt", "checkpoint_1_10.pt", "checkpoint_2_30.pt", "check
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Callable[..., ModelFile]) -> Path:
-    """Checkpoints of a run: the tensors of each are those of the tiny model and its place in `NAMES`."""
+    """Checkpoints of a run. The tensors of each are those of the tiny model plus its index in `NAMES`."""
     folder = tmp_path / "run"
     folder.mkdir()
     model = tiny_model()
@@ -36,14 +36,14 @@ def folder(tmp_path: Path, tiny_model: Callable[..., ModelFile]) -> Path:
 
 
 def added(path: Path, model: ModelFile, name: str = "proj.weight") -> float:
-    """What was added to the tiny model's tensor."""
+    """Return the constant by which a tensor differs from that of the tiny model."""
     difference = read_model(path).state[name] - model.state[name]
     assert difference.std() < 1e-5
     return float(difference.mean())
 
 
 @pytest.mark.parametrize(
-    ("sources", "options", "expected", "said"),
+    ("sources", "options", "expected", "message"),
     [
         (["checkpoint_2_30.pt"], [], 2, "units"),
         (["checkpoint_2_30.pt"], ["--average", 2], 1.5, "mean of checkpoint_2_30.pt, checkpoint_1_10.pt; units"),
@@ -55,7 +55,7 @@ def added(path: Path, model: ModelFile, name: str = "proj.weight") -> float:
         (["checkpoint2.pt"], ["--average", 2, "--ema"], 103.5, "mean of checkpoint2.pt, checkpoint1.pt; units"),
     ],
 )
-def test_what_is_exported(
+def test_exported_weights(
     run: Run,
     folder: Path,
     tmp_path: Path,
@@ -63,16 +63,16 @@ def test_what_is_exported(
     sources: list[str],
     options: list[Any],
     expected: float,
-    said: str,
+    message: str,
 ) -> None:
     out = tmp_path / "out.safetensors"
     status, printed, err = run("export", *(folder / source for source in sources), out, *options)
     assert (status, err) == (0, "")
-    assert f"MB, {said}" in printed
+    assert f"MB, {message}" in printed
     assert added(out, tiny_model()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_moving_average_is_the_one_kept_in_fp32(
+def test_moving_average_is_read_in_fp32(
     run: Run, folder: Path, tmp_path: Path, tiny_model: Callable[..., ModelFile]
 ) -> None:
     out = tmp_path / "out.safetensors"
@@ -92,7 +92,7 @@ def test_the_moving_average_is_the_one_kept_in_fp32(
         (["checkpoint_1_2.pt", "other.pt"], ["--average", 2], "other.pt: cannot be averaged with"),
     ],
 )
-def test_what_cannot_be_averaged_is_one_line(
+def test_averaging_errors_print_one_line(
     run: Run,
     folder: Path,
     tmp_path: Path,
@@ -111,11 +111,11 @@ def test_what_cannot_be_averaged_is_one_line(
 @pytest.mark.parametrize(
     "arguments", [["a.pt", "b.pt", "out"], ["a.pt", "b.pt", "c.pt", "out", "--average", "2"], ["out", "--average", "2"]]
 )
-def test_wrong_numbers_of_files_are_wrong_usage(run: Run, arguments: list[str]) -> None:
+def test_wrong_number_of_files_is_a_usage_error(run: Run, arguments: list[str]) -> None:
     status, _, err = run("export", *arguments)
     assert status == 2
     assert "--average" in err
 
 
-def test_the_newest_are_by_update_where_there_are_both(folder: Path) -> None:
+def test_checkpoints_by_update_are_preferred_to_those_by_epoch(folder: Path) -> None:
     assert [path.name for path in last_checkpoints(folder, 2)] == ["checkpoint_2_30.pt", "checkpoint_1_10.pt"]

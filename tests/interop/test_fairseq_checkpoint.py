@@ -1,4 +1,4 @@
-"""Checkpoints that fairseq wrote, of today and of 2020, against the models that wrote them; and those to refuse."""
+"""Checkpoints of current fairseq and of fairseq in 2020, compared with the models that fairseq built."""
 
 import dataclasses
 import os
@@ -12,10 +12,8 @@ import torch
 
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
-from w2v_compress.interop.fairseq_checkpoint import export_checkpoint, export_random, read_checkpoint
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint, read_checkpoint
 from w2v_compress.model_file.storage import ModelFile, read_header, read_model
-from w2v_compress.nn import Architecture
-from w2v_compress.runtime.recognizer import Recognizer
 
 CONV_LAYERS = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] * 2"
 SIZES = {
@@ -37,7 +35,7 @@ MODES = {
 
 @dataclasses.dataclass
 class Stock:
-    """A stock model that fairseq built, and what fairseq's trainer would save of it."""
+    """A stock model built by fairseq, and its checkpoint as fairseq's trainer saves it."""
 
     model: Any
     checkpoint: dict[str, Any]
@@ -46,7 +44,7 @@ class Stock:
 
 @pytest.fixture
 def stock(tmp_path: Path) -> Callable[..., Stock]:
-    """stock(mode) builds `wav2vec_ctc` over `wav2vec2` by fairseq's own task and `build_model`."""
+    """stock(mode) builds `wav2vec_ctc` on `wav2vec2` with fairseq's own task and `build_model`."""
 
     def build(mode: str = "base", *, stored_dictionary: bool = True, **pretrained: Any) -> Stock:
         from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
@@ -90,7 +88,7 @@ def stock(tmp_path: Path) -> Callable[..., Stock]:
 
 
 def as_of_2020(checkpoint: dict[str, Any], mode: str) -> dict[str, Any]:
-    """The same model as fairseq saved it before hydra: namespaces, and nothing of the task's state."""
+    """Return the checkpoint as fairseq saved it before hydra: with namespaces and without the task's state."""
     normalize = mode == "large"
     inner = Namespace(arch="wav2vec2", task="audio_pretraining", normalize=normalize, **MODES[mode])
     arguments = Namespace(
@@ -121,7 +119,7 @@ def assert_same_logits(stock: Stock, model: ModelFile) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_stock_checkpoint_of_today_through_the_file(stock: Callable[..., Stock], tmp_path: Path, mode: str) -> None:
+def test_current_stock_checkpoint_is_exported(stock: Callable[..., Stock], tmp_path: Path, mode: str) -> None:
     original = stock(mode)
     out = tmp_path / "model.safetensors"
     converted = export_checkpoint(save(original.checkpoint, tmp_path / "best.pt"), out)
@@ -147,7 +145,7 @@ def test_stock_checkpoint_of_2020(
     assert_same_logits(original, converted.model)
 
 
-def test_oldest_checkpoints_read_the_settings_of_the_pretrained_one(
+def test_oldest_checkpoints_read_the_settings_of_the_pretrained_checkpoint(
     stock: Callable[..., Stock], tmp_path: Path
 ) -> None:
     original = stock()
@@ -173,7 +171,7 @@ def test_half_precision_and_pretraining_modules(stock: Callable[..., Stock], tmp
         assert torch.equal(tensor, state[f"w2v_encoder.{name}"].float())
 
 
-def test_student_checkpoints_have_the_same_form(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_student_checkpoint(stock: Callable[..., Stock], tmp_path: Path) -> None:
     original = stock()
     original.checkpoint["cfg"]["model"]["_name"] = "student_ctc"
     assert_same_logits(original, read_checkpoint(save(original.checkpoint, tmp_path / "student.pt")).model)
@@ -197,7 +195,7 @@ ALL = ["1,1,1", "1,1,3", "2,1,1", "2,1,3"]
         ({}, {"_name": "compressed_ctc", "point": "3,1,1"}, SPACE | {"point": "2,1,1"}, ["2,1,1"], "2,1,1"),
     ],
 )
-def test_what_it_was_trained_for_and_where_it_runs(
+def test_trained_points_and_default_point(
     stock: Callable[..., Stock],
     tmp_path: Path,
     pretrained: dict[str, Any],
@@ -216,7 +214,7 @@ def test_what_it_was_trained_for_and_where_it_runs(
     assert str(header.point) == point
 
 
-def test_sew_learned_to_upsample_for_its_squeeze_factor(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_sew_has_learned_upsampling_for_its_squeeze_factor(stock: Callable[..., Stock], tmp_path: Path) -> None:
     checkpoint = stock().checkpoint
     settings = checkpoint["cfg"]["model"]["w2v_args"]["model"]
     settings.update({"_name": "sew", "squeeze_factor": 3, "mlp_heads": True})
@@ -234,21 +232,7 @@ def test_sew_learned_to_upsample_for_its_squeeze_factor(stock: Callable[..., Sto
         read_checkpoint(save(checkpoint, tmp_path / "sew.pt"))
 
 
-def test_a_random_sew_runs_at_its_squeeze_factor_from_either_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from w2v_compress.nn import architecture
-
-    shape = Architecture.from_fairseq(SIZES, num_units=32)
-    monkeypatch.setitem(architecture.ARCHITECTURES, "sew", dataclasses.replace(shape, learned_upsampling=(2,)))
-    for name in ("sew.pt", "sew.safetensors"):
-        export_random("sew", tmp_path / name)
-    header = read_header(tmp_path / "sew.safetensors")
-    assert str(header.point) == "2,1,1"
-    assert read_checkpoint(tmp_path / "sew.pt").model.header == header
-
-
-def test_where_the_units_come_from(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_sources_of_the_units(stock: Callable[..., Stock], tmp_path: Path) -> None:
     original = stock(stored_dictionary=False)
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -271,7 +255,7 @@ def test_where_the_units_come_from(stock: Callable[..., Stock], tmp_path: Path) 
         read_checkpoint(path, tmp_path / "absent")
 
 
-def test_units_of_another_number(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_wrong_number_of_units_is_rejected(stock: Callable[..., Stock], tmp_path: Path) -> None:
     original = stock(stored_dictionary=False)
     state = dict(original.checkpoint["model"])
     for name in ("weight", "bias"):
@@ -313,7 +297,10 @@ def test_sentencepiece_units(stock: Callable[..., Stock], tmp_path: Path) -> Non
         (lambda c: c["cfg"]["model"]["w2v_args"]["model"].update(pos_conv_depth=5), "`pos_conv_depth` is 5"),
         (lambda c: c["cfg"]["model"]["w2v_args"]["model"].update(quantize_input=True), "`quantize_input` is True"),
         (lambda c: c["cfg"]["model"]["w2v_args"]["model"].update(_name="data2vec_audio"), "`data2vec_audio`"),
-        (lambda c: c["cfg"]["model"]["w2v_args"]["model"].update(conv_feature_layers="open('x')"), "refused|cannot"),
+        (
+            lambda c: c["cfg"]["model"]["w2v_args"]["model"].update(conv_feature_layers="open('x')"),
+            "conv_feature_layers",
+        ),
         (lambda c: c["cfg"]["task"].update(sample_rate=8000), "`task.sample_rate` is 8000"),
         (lambda c: c["cfg"].pop("task"), "no `task`"),
         (lambda c: c.pop("cfg"), "neither `cfg` nor `args`"),
@@ -323,7 +310,7 @@ def test_sentencepiece_units(stock: Callable[..., Stock], tmp_path: Path) -> Non
         (lambda c: c["model"].update({"w2v_encoder.wing": torch.zeros(1)}), "the tensor `wing` is unknown"),
     ],
 )
-def test_refuses_what_it_cannot_represent(
+def test_unsupported_checkpoints_are_rejected(
     stock: Callable[..., Stock], tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     checkpoint = stock().checkpoint
@@ -344,58 +331,9 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_hostile_pickle_is_refused_and_does_nothing(stock: Callable[..., Stock], tmp_path: Path) -> None:
+def test_a_hostile_pickle_is_rejected_and_not_run(stock: Callable[..., Stock], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = save(stock().checkpoint | {"extra": Hostile(trace)}, tmp_path / "hostile.pt")
     with pytest.raises(InputError, match=r"hostile\.pt: .*mkdir"):
         read_checkpoint(path)
     assert not trace.exists()
-
-
-def test_random_models_of_a_named_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from w2v_compress.nn import architecture
-
-    small = Architecture(encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=8, encoder_attention_heads=2)
-    monkeypatch.setitem(architecture.ARCHITECTURES, "small", small)
-    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
-    for path, seed in zip(paths, (1, 1, 2), strict=True):
-        export_random("small", path, seed)
-    assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
-    assert Recognizer.load(paths[0]).emissions(torch.randn(16_000), 16_000).shape == (49, 32)
-    with pytest.raises(InputError, match="architecture 'huge' is not known"):
-        export_random("huge", tmp_path / "huge.safetensors")
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_random_checkpoint_is_one_of_stock_fairseq(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    from fairseq.checkpoint_utils import load_model_ensemble_and_task
-
-    from w2v_compress.nn import architecture
-
-    monkeypatch.setitem(architecture.ARCHITECTURES, "small", Architecture.from_fairseq(MODES[mode], num_units=32))
-    path, ours = tmp_path / "small.pt", tmp_path / "small.safetensors"
-    for out in (path, ours):
-        export_random("small", out, seed=1)
-    converted, expected = read_checkpoint(path).model, read_model(ours)
-    assert converted.header == expected.header
-    assert converted.header.normalize == (mode == "large")
-    assert converted.state.keys() == expected.state.keys()
-    assert all(torch.equal(tensor, expected.state[name]) for name, tensor in converted.state.items())
-
-    torch.load(path, weights_only=True)  # of plain data and tensors: torch needs no allow-list
-    (tmp_path / "data").mkdir()
-    Units.letters().write_dictionary(tmp_path / "data" / "dict.ltr.txt")
-    (model,), _, task = load_model_ensemble_and_task([str(path)], arg_overrides={"data": str(tmp_path / "data")})
-    torch.nn.init.normal_(model.w2v_encoder.proj.weight, std=0.2)
-    converted.state["proj.weight"] = model.w2v_encoder.proj.weight
-    assert task.cfg.normalize == (mode == "large")
-    assert_same_logits(Stock(model.eval(), {}, task.target_dictionary), converted)
-
-
-@pytest.mark.parametrize("name", ["large.onnx", "large", "large.pt.gz"])
-def test_the_suffix_decides_what_a_random_model_is_written_as(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name}: the suffix selects the format; it must be \.safetensors, or \.pt"):
-        export_random("large", tmp_path / name)
-    assert not list(tmp_path.iterdir())

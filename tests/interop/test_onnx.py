@@ -1,4 +1,4 @@
-"""ONNX files, in ONNX Runtime, against `Recognizer`."""
+"""Exported ONNX files in ONNX Runtime, compared with `Recognizer`."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def session(path: Path) -> Callable[[np.ndarray, np.ndarray], Any]:
     ],
     ids=["layer-norm", "group-norm", "learned-upsampling"],
 )
-def test_gives_what_the_recognizer_gives(
+def test_logits_equal_those_of_the_recognizer(
     like: str,
     normalize: bool,
     point: str,
@@ -63,15 +63,15 @@ def test_gives_what_the_recognizer_gives(
     assert (metadata["blank"], metadata["sample_rate"], metadata["samples_per_frame"]) == ("0", "16000", "20")
 
 
-def test_a_group_norm_over_long_audio_is_exact(
-    tmp_path: Path, small_path: Callable[..., Path], error_where_sums_are_long: Callable[..., float]
+def test_group_norm_over_long_audio_is_exact(
+    tmp_path: Path, small_path: Callable[..., Path], error_on_long_audio: Callable[..., float]
 ) -> None:
     model, out = (
         small_path("base", normalize=False, conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8))),
         tmp_path / "out.onnx",
     )
     onnx_export.export_onnx(model, out)
-    assert error_where_sums_are_long(model, session(out)) < 1e-6
+    assert error_on_long_audio(model, session(out)) < 1e-6
 
 
 def test_int8_files_are_dequantized_and_int8_quantizes_matrix_products_only(
@@ -97,7 +97,7 @@ def test_int8_files_are_dequantized_and_int8_quantizes_matrix_products_only(
     assert 1e-4 < largest_difference(model, "1,1,2", session(out)) < 3
 
 
-def test_a_difference_leaves_what_was_there(
+def test_a_difference_leaves_existing_files(
     tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = small_path("large"), tmp_path / "out.onnx"
@@ -112,7 +112,7 @@ def test_a_difference_leaves_what_was_there(
     onnx.checker.check_model(out)
 
 
-def test_wrong_arguments_are_one_line(
+def test_invalid_arguments_print_one_line(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = small_path("base", learned_upsampling=(2,)), tmp_path / "out.onnx"
@@ -149,5 +149,5 @@ def test_wrong_arguments_are_one_line(
         ["--format", "tflite"],
     ],
 )
-def test_options_of_other_formats_are_wrong_usage(run: Run, arguments: list[str]) -> None:
+def test_options_of_other_formats_are_usage_errors(run: Run, arguments: list[str]) -> None:
     assert run("export", "model.safetensors", "out", *arguments)[0] == 2

@@ -1,4 +1,4 @@
-"""OpenVINO's files, in OpenVINO, against `Recognizer`."""
+"""Exported OpenVINO files in OpenVINO, compared with `Recognizer`."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from w2v_compress.model_file.storage import read_header
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_gives_what_the_recognizer_gives(
+def test_logits_equal_those_of_the_recognizer(
     run: Run,
     tmp_path: Path,
     small_path: Callable[..., Path],
@@ -42,8 +42,8 @@ def test_gives_what_the_recognizer_gives(
     assert network.get_rt_info(["w2v_compress", "point"]).astype(str) == "2,1,2"
 
 
-def test_a_group_norm_over_long_audio_is_exact(
-    tmp_path: Path, small_path: Callable[..., Path], error_where_sums_are_long: Callable[..., float]
+def test_group_norm_over_long_audio_is_exact(
+    tmp_path: Path, small_path: Callable[..., Path], error_on_long_audio: Callable[..., float]
 ) -> None:
     model, out = (
         small_path("base", normalize=False, conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8))),
@@ -56,10 +56,10 @@ def test_a_group_norm_over_long_audio_is_exact(
         outputs = compiled({"audio": audio, "lengths": lengths})
         return outputs["logits"], outputs["frames"]
 
-    assert error_where_sums_are_long(model, infer) < 1e-6
+    assert error_on_long_audio(model, infer) < 1e-6
 
 
-def test_a_missing_package_and_a_wrong_name_are_one_line(
+def test_a_missing_package_and_a_wrong_suffix_print_one_line(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_path("large")

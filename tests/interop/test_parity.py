@@ -1,3 +1,5 @@
+"""Comparison of logits between two networks."""
+
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from w2v_compress.model_file.storage import ModelFile
 from w2v_compress.nn import UNCOMPRESSED
 
 
-def test_three_lengths_and_a_padded_batch_down_to_one_frame(tiny_model: Callable[..., ModelFile]) -> None:
+def test_batches_are_three_lengths_alone_and_padded(tiny_model: Callable[..., ModelFile]) -> None:
     architecture = tiny_model().header.architecture
     *alone, together = parity_batches(architecture)
     assert [architecture.frames(int(batch.lengths)) for batch in alone] == list(parity.FRAMES)
@@ -35,19 +37,19 @@ def test_compare_logits() -> None:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_measures_the_network_with_its_normalization(tiny_model: Callable[..., ModelFile], normalize: bool) -> None:
+def test_measured_difference_includes_normalization(tiny_model: Callable[..., ModelFile], normalize: bool) -> None:
     model = tiny_model(extractor_mode="default")
     model = dataclasses.replace(model, header=dataclasses.replace(model.header, normalize=normalize))
     network = model.build()
 
     def run(audio: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = parity.Batch(torch.from_numpy(audio), torch.from_numpy(lengths))
-        if normalize is not wrongly:
+        if normalize is not invert:
             batch = parity.normalize_batch(batch)
         logits, frames = network(batch.audio, batch.lengths)
         return logits.numpy(), frames.numpy()
 
-    wrongly = False
+    invert = False
     assert measure_difference(model, UNCOMPRESSED, run).largest < 1e-4
-    wrongly = True
+    invert = True
     assert measure_difference(model, UNCOMPRESSED, run).largest > 1e-2

@@ -1,4 +1,4 @@
-"""Folders of transformers, in transformers, against `Recognizer`."""
+"""Exported folders in transformers, compared with `Recognizer`."""
 
 import json
 import os
@@ -32,7 +32,7 @@ Run = Callable[..., tuple[int, str, str]]
     ],
     ids=["large", "base", "equal-widths"],
 )
-def test_gives_what_the_recognizer_gives_and_comes_back(
+def test_logits_equal_those_of_the_recognizer_and_import_restores_the_model(
     like: str,
     normalize: bool,
     changes: dict[str, Any],
@@ -104,7 +104,7 @@ def test_transformers_loads_beside_a_broken_torchaudio(first: str, tmp_path: Pat
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
-def test_what_transformers_cannot_express_is_one_line_and_leaves_nothing(
+def test_unsupported_models_print_one_line_and_leave_no_folder(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, folder = small_path("base", normalize=False, point="2,1,1"), tmp_path / "folder"
@@ -133,7 +133,7 @@ def test_what_transformers_cannot_express_is_one_line_and_leaves_nothing(
     assert "pip install 'transformers<" in run(*command)[2]
 
 
-def test_sentencepiece_units_are_refused(run: Run, tmp_path: Path, tiny_model: Callable[..., ModelFile]) -> None:
+def test_sentencepiece_units_are_rejected(run: Run, tmp_path: Path, tiny_model: Callable[..., ModelFile]) -> None:
     units = Units.train_sentencepiece(["ONE TWO THREE FOUR", "FIVE SIX SEVEN"] * 5, 19)
     model = tiny_model(num_units=len(units.symbols))
     path = tmp_path / "pieces.safetensors"
@@ -145,7 +145,7 @@ def test_sentencepiece_units_are_refused(run: Run, tmp_path: Path, tiny_model: C
     assert "its units are sentencepiece" in err
 
 
-def test_the_blank_is_the_token_for_padding(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+def test_blank_is_the_padding_token(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
     transformers_export.write_folder(tiny_model(), tmp_path)
     vocabulary = json.loads((tmp_path / "vocab.json").read_text())
     assert [vocabulary[name] for name in ("<pad>", "<s>", "</s>", "<unk>", "|", "E")] == [0, 1, 2, 3, 4, 5]

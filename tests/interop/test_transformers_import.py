@@ -1,4 +1,4 @@
-"""Random models of transformers, as it saves them, against the same models imported."""
+"""Random models saved by transformers, compared with the same models imported."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 transformers = load_package()
 Run = Callable[..., tuple[int, str, str]]
 VOCABULARY = ["e", "t", "|", "a", "[UNK]", "'", "ß", "[PAD]"]
-"""Of a model fine-tuned by a user of transformers: the blank last, no `<s>` and no `</s>`."""
+"""Vocabulary of a model fine-tuned with transformers: the blank last, no `<s>` and no `</s>`."""
 TINY: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -38,7 +38,7 @@ LARGE_LIKE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_
 
 
 def save(folder: Path, **changes: Any) -> Any:
-    """A random model and its processor, written by transformers."""
+    """Save a random model and its processor with transformers; return the model."""
     torch.manual_seed(5)
     model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**TINY | changes)).eval()
     for parameter in model.parameters():
@@ -53,7 +53,7 @@ def save(folder: Path, **changes: Any) -> Any:
     layer_norm = model.config.feat_extract_norm == "layer"
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=layer_norm, return_attention_mask=layer_norm)
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
-    extractor.save_pretrained(folder)  # the file of its own that folders of transformers 4 have
+    extractor.save_pretrained(folder)  # transformers 4 saves this file, transformers 5 does not
     return model
 
 
@@ -61,15 +61,19 @@ def change_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def change_tensor(path: Path, name: str, tensor: torch.Tensor) -> None:
+    save_file(load_file(path) | {name: tensor}, path)
+
+
 def in_their_order(ours: ModelFile) -> list[int]:
-    """Our classes in the order of `VOCABULARY`."""
+    """Return our unit numbers in the order of `VOCABULARY`."""
     names = ["<unk>" if token == "[UNK]" else "<s>" if token == "[PAD]" else token for token in VOCABULARY]
     return [ours.header.units.symbols.index(name) for name in names]
 
 
 @pytest.mark.parametrize("changes", [{}, LARGE_LIKE | {"hidden_act": "relu"}], ids=["base", "large"])
 def test_equal_logits(changes: dict[str, Any], tmp_path: Path) -> None:
-    """Padded batches: with the attention mask where there is one; else the zeros count, here as there."""
+    """Padded batches use the attention mask if the model has one; otherwise both networks treat zeros as audio."""
     theirs, ours = save(tmp_path, **changes), read_transformers(tmp_path)
     network, order = ours.build(), in_their_order(ours)
     lengths = torch.tensor([4000, 2500, 45])
@@ -97,7 +101,7 @@ def test_equal_text(run: Run, tmp_path: Path) -> None:
     processor = transformers.Wav2Vec2Processor.from_pretrained(folder)
     inputs = processor(audio, sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
-        theirs.lm_head.bias -= theirs(**inputs).logits.mean((0, 1))  # so that it writes all letters
+        theirs.lm_head.bias -= theirs(**inputs).logits.mean((0, 1))  # all letters become equally probable
         theirs.save_pretrained(folder)
         text = processor.batch_decode(theirs(**inputs).logits.argmax(-1))[0].replace("[UNK]", "")
     assert set(text) == set("etaß' ")
@@ -127,7 +131,7 @@ def test_old_names_half_precision_and_the_processors_file(tmp_path: Path) -> Non
         assert torch.equal(tensor, expected.state[name].half())
 
 
-def test_tokens_are_spelled_as_they_are_read(tmp_path: Path) -> None:
+def test_tokens_are_converted_to_our_spelling(tmp_path: Path) -> None:
     save(tmp_path)
     vocabulary = tmp_path / "vocab.json"
     vocabulary.write_text(vocabulary.read_text().replace("|", "_").replace("e", "E"))
@@ -136,9 +140,13 @@ def test_tokens_are_spelled_as_they_are_read(tmp_path: Path) -> None:
     assert symbols == ("<s>", "<pad>", "</s>", "<unk>", "e", "t", "|", "a", "'", "ß")
 
 
-def test_a_projection_between_equal_widths_must_change_nothing(tmp_path: Path) -> None:
+def test_a_projection_between_equal_widths_must_be_the_identity(tmp_path: Path) -> None:
     model = save(tmp_path, hidden_size=24, num_attention_heads=2)
     with pytest.raises(InputError, match="projects between equal widths"):
+        read_transformers(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    change_tensor(weights, "wav2vec2.feature_projection.projection.weight", torch.zeros(10**7, 1))
+    with pytest.raises(InputError, match="projects between equal widths"):  # without an identity of that size
         read_transformers(tmp_path)
     torch.nn.init.eye_(model.wav2vec2.feature_projection.projection.weight)
     torch.nn.init.zeros_(model.wav2vec2.feature_projection.projection.bias)
@@ -149,7 +157,7 @@ def test_a_projection_between_equal_widths_must_change_nothing(tmp_path: Path) -
         torch.testing.assert_close(logits, model(audio).logits, atol=1e-4, rtol=1e-5)
 
 
-def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path: Path) -> None:
+def test_invalid_folders_print_one_line_that_names_the_file(run: Run, tmp_path: Path) -> None:
     folder, out = tmp_path / "folder", tmp_path / "model.safetensors"
     save(folder)
     original = {file: file.read_bytes() for file in folder.iterdir()}
@@ -181,6 +189,10 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path:
             lambda: change_json(tokenizer, pad_token="<blank>"),
             f"{vocabulary}: has no '<blank>', which is the CTC blank",
         ),
+        (
+            lambda: change_json(tokenizer, pad_token=["[PAD]"]),
+            f"{vocabulary}: has no ['[PAD]'], which is the CTC blank",
+        ),
         (lambda: vocabulary.write_text(vocabulary.read_text().replace("|", "_")), f"{vocabulary}: units: letters need"),
         (
             lambda: change_json(tokenizer, tokenizer_class="Wav2Vec2PhonemeCTCTokenizer"),
@@ -191,6 +203,10 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path:
         (
             lambda: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             f"{folder / 'pytorch_model.bin'}: not read, because a pickle can run code; it must be model.safetensors.",
+        ),
+        (
+            lambda: change_tensor(folder / "model.safetensors", "lm_head.weight", torch.zeros(3, 32)),
+            f"{folder / 'model.safetensors'}: `lm_head.weight` must have two dimensions and 8 rows",
         ),
         (lambda: (folder / "model.safetensors").unlink(), f"{folder / 'model.safetensors'}: no such file"),
         (lambda: (folder / "model.safetensors").write_bytes(b"x" * 50), f"{folder / 'model.safetensors'}: not a saf"),
@@ -207,7 +223,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(run: Run, tmp_path:
     assert run("import", tmp_path / "absent", out)[2] == f"w2v-compress: {tmp_path / 'absent'}: no such folder\n"
 
 
-def test_models_that_are_not_fine_tuned_or_not_wav2vec2(tmp_path: Path) -> None:
+def test_models_that_are_not_fine_tuned_or_not_wav2vec2_are_rejected(tmp_path: Path) -> None:
     save(tmp_path)
     transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"`lm_head\.bias`, the CTC head, is missing"):

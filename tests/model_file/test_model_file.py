@@ -1,4 +1,4 @@
-"""The file format: what is written comes back, and every way of being wrong is named."""
+"""The file format: round trips, and errors that name what is invalid."""
 
 import dataclasses
 import json
@@ -27,14 +27,14 @@ from w2v_compress.model_file.storage import (
     write_model,
 )
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
-from w2v_compress.nn import CompressionPoint, CompressionSpace
+from w2v_compress.nn import AcousticModel, CompressionPoint, CompressionSpace
 from w2v_compress.quantization import int8
 from w2v_compress.runtime.recognizer import Recognizer
 
 
 @pytest.fixture
 def altered(tiny_path: Path, tmp_path: Path) -> Callable[..., Path]:
-    """The tiny model with its metadata or tensors changed behind the format's back."""
+    """altered(change) writes the tiny model file after change(metadata, tensors)."""
 
     def write(change: Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]) -> Path:
         with safe_open(tiny_path, framework="pt") as file:
@@ -49,14 +49,14 @@ def altered(tiny_path: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def swept(**changes: Any) -> dict[str, Any]:
-    """A sweep as a file holds it, but for `changes` in it or in its one point."""
+    """Return the metadata of a sweep, with `changes` in it or in its one point."""
     point = {"point": "1,1,1", "wer": 0.1, "real_time_factor": 0.02, "macs_per_second": 1e9}
     point |= {name: value for name, value in changes.items() if name in point}
     sweep = {"subset": "dev", "precision": "fp32", "machine": {}, "points": [point]}
     return sweep | {name: value for name, value in changes.items() if name in sweep}
 
 
-def test_what_is_written_comes_back(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+def test_round_trip(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
     model = tiny_model()
     point = CompressionPoint(2, (1, 2), 2)
     swept = SweptPoint(point=point, wer=0.1, real_time_factor=0.02, macs_per_second=1e9)
@@ -75,7 +75,7 @@ def test_what_is_written_comes_back(tiny_model: Callable[..., ModelFile], tmp_pa
         assert torch.equal(tensor, model.state[name]), name
 
 
-def test_builds_the_network_with_its_weights(tiny_model: Callable[..., ModelFile]) -> None:
+def test_build_returns_the_network_with_its_weights(tiny_model: Callable[..., ModelFile]) -> None:
     model = tiny_model()
     network = model.build()
     assert not network.training
@@ -84,7 +84,41 @@ def test_builds_the_network_with_its_weights(tiny_model: Callable[..., ModelFile
         assert not tensor.requires_grad
 
 
-def test_half_precision_weights_are_widened(tiny_model: Callable[..., ModelFile]) -> None:
+def test_each_build_is_a_new_network(tiny_model: Callable[..., ModelFile]) -> None:
+    model = tiny_model(extractor_mode="default")
+    audio, lengths = torch.randn(2, 8000), torch.tensor([8000, 3000])
+    audio[1, 3000:] = 0
+    networks = [model.build(group_norm_statistics=kind) for kind in ("valid", "padded", "valid")]
+    networks[2].proj = torch.nn.Linear(32, 32)
+    with torch.inference_mode():
+        valid, padded, changed = (network(audio, lengths)[0] for network in networks)
+        alone = networks[0](audio[1:, :3000])[0]
+    torch.testing.assert_close(valid[1, : alone.shape[1]], alone[0], rtol=0, atol=1e-4)
+    assert (padded[1] - valid[1]).abs().max() > 0.01
+    assert (changed[0] - valid[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_load_builds_one_network(
+    quantized: bool, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_path
+    if quantized:
+        path = tmp_path / "int8.safetensors"
+        quantize_file(tiny_path, path)
+    built = []
+    initialize = AcousticModel.__init__
+
+    def count(self: AcousticModel, *arguments: Any, **options: Any) -> None:
+        built.append(self)
+        initialize(self, *arguments, **options)
+
+    monkeypatch.setattr(AcousticModel, "__init__", count)
+    Recognizer.load(path)
+    assert len(built) == 1
+
+
+def test_half_precision_weights_are_converted_to_fp32(tiny_model: Callable[..., ModelFile]) -> None:
     model = tiny_model()
     half = ModelFile(model.header, {name: tensor.half() for name, tensor in model.state.items()})
     assert {tensor.dtype for tensor in half.build().state_dict().values()} == {torch.float32}
@@ -144,7 +178,7 @@ def test_views_into_one_storage_can_be_written(tiny_model: Callable[..., ModelFi
         (lambda v, s: s.update({"proj.bias": torch.zeros(32).int()}), "`proj.bias` has type torch.int32"),
     ],
 )
-def test_names_the_file_and_what_is_wrong(altered: Callable[..., Path], change: Any, message: str) -> None:
+def test_error_names_the_file_and_the_invalid_field(altered: Callable[..., Path], change: Any, message: str) -> None:
     path = altered(change)
     with pytest.raises(InputError, match=message) as caught:
         read_model(path)
@@ -162,7 +196,7 @@ def test_names_the_file_and_what_is_wrong(altered: Callable[..., Path], change: 
         {"conv_layers": [[16, 2, 2]] * 100_000},
     ],
 )
-def test_numbers_in_a_file_cannot_claim_memory(altered: Callable[..., Path], sizes: dict[str, Any]) -> None:
+def test_sizes_in_a_file_are_checked_before_allocation(altered: Callable[..., Path], sizes: dict[str, Any]) -> None:
     path = altered(lambda values, state: values["architecture"].update(sizes))
     for read in (read_model, describe_model):
         with pytest.raises(InputError, match=str(path)):
@@ -208,8 +242,8 @@ def test_int8_file_is_smaller_and_computes_nearly_the_same(
         quantize_file(after, tmp_path / "again.safetensors")
 
 
-def test_header_of_version_0_1_0_loads(altered: Callable[..., Path], tiny_path: Path) -> None:
-    """It had one field for the points, and no file with any but (1, 1, 1)."""
+def test_header_of_version_0_1_0_is_read(altered: Callable[..., Path], tiny_path: Path) -> None:
+    """Version 0.1.0 had one field for the points, always (1, 1, 1)."""
 
     def old(values: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
         del values["compression"], values["sweep"], values["architecture"]["learned_upsampling"]
@@ -218,9 +252,7 @@ def test_header_of_version_0_1_0_loads(altered: Callable[..., Path], tiny_path: 
     assert read_model(altered(old)).header == read_model(tiny_path).header
 
 
-def test_a_sweep_is_stored_and_goes_with_the_precision_it_measured(
-    tiny_model: Callable[..., ModelFile], tmp_path: Path
-) -> None:
+def test_a_sweep_is_stored_and_dropped_by_quantization(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> None:
     model, path, int8_path = tiny_model(), tmp_path / "model.safetensors", tmp_path / "int8.safetensors"
     space, point = CompressionSpace(squeeze=(1, 2)), CompressionPoint(2)
     header = dataclasses.replace(model.header, space=space, point=point)
@@ -235,7 +267,7 @@ def test_a_sweep_is_stored_and_goes_with_the_precision_it_measured(
     assert read_header(int8_path) == dataclasses.replace(header, quantization={"scheme": "full", "keep": []})
 
 
-def test_points_that_the_network_cannot_run(tiny_model: Callable[..., ModelFile]) -> None:
+def test_points_that_the_network_cannot_run_are_rejected(tiny_model: Callable[..., ModelFile]) -> None:
     model = tiny_model(learned_upsampling=(2,))
     for header in (
         dataclasses.replace(model.header, point=CompressionPoint(3)),
@@ -245,8 +277,8 @@ def test_points_that_the_network_cannot_run(tiny_model: Callable[..., ModelFile]
             ModelFile(header, model.state)
 
 
-def test_file_of_version_0_1_0_loads(tiny_path: Path, tmp_path: Path) -> None:
-    """Its scheme was called `int8`, without `keep`."""
+def test_int8_file_of_version_0_1_0_is_read(tiny_path: Path, tmp_path: Path) -> None:
+    """Version 0.1.0 named the scheme `int8` and had no `keep`."""
     new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
     quantize_file(tiny_path, new)
     model = read_model(new)
@@ -268,32 +300,32 @@ def test_nothing_is_written_when_scheme_or_part_is_unknown(tiny_path: Path, tmp_
 
 
 class FloatingMemory(TorchDispatchMode):
-    """The most bytes that results of floating type held at one time."""
+    """Records the peak size in bytes of the floating-point tensors that operations return."""
 
-    held = 0
-    most = 0
+    allocated = 0
+    peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.is_meta:
-                self._hold(tensor, tensor.numel() * tensor.element_size())
+                self._allocate(tensor, tensor.numel() * tensor.element_size())
         return result
 
-    def _hold(self, tensor: torch.Tensor, size: int) -> None:
-        self.held += size
-        self.most = max(self.most, self.held)
+    def _allocate(self, tensor: torch.Tensor, size: int) -> None:
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
         weakref.finalize(tensor, self._release, size)
 
     def _release(self, size: int) -> None:
-        self.held -= size
+        self.allocated -= size
 
 
 @pytest.mark.parametrize("units", [True, False])
 def test_int8_file_runs_without_its_weights_in_floating_point(
     units: bool, tiny_model: Callable[..., ModelFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading and one frame: activations are small, so what is held would be weights. One module's may be."""
+    """Activations of one frame are small, so large tensors would be weights. One module's weights are allowed."""
     model = tiny_model(encoder_layers=12, encoder_embed_dim=128, encoder_ffn_embed_dim=512)
     floating, path = tmp_path / "fp32.safetensors", tmp_path / "int8.safetensors"
     write_model(floating, model)
@@ -305,11 +337,11 @@ def test_int8_file_runs_without_its_weights_in_floating_point(
     with FloatingMemory() as memory, torch.inference_mode():
         recognizer = Recognizer.load(path)
         recognizer.model(torch.randn(1, 400, dtype=recognizer.dtype))
-    assert 0 < memory.most < whole / 4
-    assert memory.most < 6 * largest
-    with FloatingMemory() as memory, torch.inference_mode():  # that this would be seen
+    assert 0 < memory.peak < whole / 4
+    assert memory.peak < 6 * largest
+    with FloatingMemory() as memory, torch.inference_mode():  # weights in floating point would be detected
         Recognizer.load(floating, precision="bf16")
-    assert memory.most > whole / 3
+    assert memory.peak > whole / 3
 
 
 def test_description_counts_parameters_and_bytes(tiny_path: Path, tmp_path: Path) -> None:

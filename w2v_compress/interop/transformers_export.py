@@ -78,9 +78,8 @@ def write_folder(model: ModelFile, folder: Path) -> None:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     except SafetensorError as error:  # safetensors reports a full disk this way
         raise InputError(f"model.safetensors: cannot be written: {error}") from None
-    for name, values in _processor_files(
-        model.header.units, model.header.normalize, uses_attention_mask(model)
-    ).items():
+    files = _processor_files(model.header.units, model.header.normalize, uses_attention_mask(model))
+    for name, values in files.items():
         write_json(folder / name, values)
     write_json(folder / "config.json", transformers_format.to_config(architecture))
 

@@ -58,6 +58,9 @@ def read_transformers(folder: Path) -> ModelFile:
     head = tensors.get("lm_head.bias")
     if head is None or head.ndim != 1:
         raise InputError(f"{folder / WEIGHTS}: `lm_head.bias`, the CTC head, is missing: this model was not fine-tuned")
+    weight = tensors.get("lm_head.weight")
+    if weight is not None and (weight.ndim != 2 or len(weight) != len(head)):
+        raise InputError(f"{folder / WEIGHTS}: `lm_head.weight` must have two dimensions and {len(head)} rows")
     vocabulary, normalize = _read_vocabulary(folder, len(head)), _read_normalize(folder)
     with prefixed(config_file):
         architecture = transformers_format.from_config(config, len(vocabulary.units.symbols))
@@ -91,11 +94,17 @@ def _convert_state(
 def _drop_identity(tensors: dict[str, Tensor]) -> None:
     """Remove the projection between equal widths, which our network lacks; raise `InputError` if not the identity."""
     weight, bias = (tensors.pop(f"{transformers_format.PROJECTION}{name}", None) for name in ("weight", "bias"))
-    if weight is None or bias is None or not torch.equal(weight, torch.eye(len(weight)).to(weight)) or bias.any():
+    if weight is None or bias is None or bias.any() or not _is_identity(weight):
         raise InputError(
             f"`{transformers_format.PROJECTION}weight` projects between equal widths, which our network does not; "
             "it must be the identity"
         )
+
+
+def _is_identity(weight: Tensor) -> bool:
+    """Return whether `weight` is a square identity matrix."""
+    square = weight.ndim == 2 and weight.shape[0] == weight.shape[1]
+    return square and torch.equal(weight, torch.eye(len(weight)).to(weight))
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -133,7 +142,8 @@ def _read_vocabulary(folder: Path, rows: int) -> _Vocabulary:
         )
     head_rows: list[int | None] = []
     for role, default in zip(transformers_format.ROLES, transformers_format.SPECIALS, strict=True):
-        number = tokens.get(_content(settings.get(role, default)))
+        token = _content(settings.get(role, default))
+        number = None if token is None else tokens.get(token)
         head_rows.append(number if number is not None and number < rows and number not in head_rows else None)
     if head_rows[0] is None:
         raise InputError(f"{path}: has no {settings.get('pad_token', '<pad>')!r}, which is the CTC blank")
@@ -156,9 +166,10 @@ def _spelling(settings: dict[str, Any]) -> Callable[[str], str]:
     return spell
 
 
-def _content(token: Any) -> Any:
-    """Return the text of a token, which files store as text or as an object with further properties."""
-    return token.get("content") if isinstance(token, dict) else token
+def _content(token: Any) -> str | None:
+    """Return the text of a token, which files store as text or as an object with further properties, or None."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _read_normalize(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from .storage import ModelFile
 def random_model(architecture: Architecture, seed: int = 0) -> ModelFile:
     """Return a model of `architecture` with random weights that depend on `seed` alone, for LibriSpeech's letters.
 
-    Its one compression point is the first squeeze factor with learned upsampling, if the architecture has any, else
+    Its one compression point is the smallest squeeze factor with learned upsampling, if the architecture has any, else
     (1, 1, 1). Raises `InputError` if the architecture's `num_units` is not the number of letters, 32.
     """
     with torch.random.fork_rng(devices=[]):
