@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux shows the CPU quota of a container."""
+"""The folder in which Linux shows the CPU quota of a container."""
 
 
 def available_cores() -> int:

@@ -1,4 +1,4 @@
-"""How long OpenMP threads spin before they sleep while they wait for each other. Does not import torch.
+"""Limit how long OpenMP threads spin before they sleep, while they wait for each other. Does not import torch.
 
 On Linux, torch uses libgomp, whose threads spin for about 3 ms by default. When other programs are busy on the same
 cores, a spinning thread occupies the core that the thread it waits for needs, and a network with hundreds of small

@@ -100,7 +100,7 @@ def test_beam_search_with_a_language_model(
     assert "beam search, 20, bigram.arpa" in out
     values = json.loads(report.read_text())
     assert values["decoder"] == decoder
-    assert values["wer"]["value"] > 1 / values["words"]  # what greedy decoding has here
+    assert values["wer"]["value"] > 1 / values["words"]  # the WER of greedy decoding
 
 
 def test_a_lexicon_alone_and_a_beam_alone(run: Run, tiny_path: Path, wav: Callable[..., Path], tmp_path: Path) -> None:

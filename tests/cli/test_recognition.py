@@ -125,8 +125,8 @@ def test_resampling_is_reported_once_in_one_line(run: Run, tiny_path: Path, tmp_
     for _ in range(2):  # once a run, not once a process
         status, out, err = run("transcribe", tiny_path, *paths, "--batch-size", 1)
         assert (status, out.count("\n")) == (0, 3)
-        said = f"w2v-compress: {paths[0]}: is at 8000 Hz; audio that is not at 16000 Hz is resampled"
-        assert before_the_peak(err) == said
+        expected = f"w2v-compress: {paths[0]}: is at 8000 Hz; audio that is not at 16000 Hz is resampled"
+        assert before_the_peak(err) == expected
 
 
 def test_emissions_of_files_with_the_same_name_are_rejected(
