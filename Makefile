@@ -1,11 +1,11 @@
-# make demo | make test: everything from a machine that has only Python 3.11 or 3.12, in .venv beside this file.
-#   make demo QUICK=1               the demo in about two minutes
+# make demo | make test: install everything in .venv (needs only Python 3.11 or 3.12), and run the demo or the tests.
+#   make demo QUICK=1               run the demo in about two minutes
 #   make test PYTEST_FLAGS="-x -k compat"
 #   make install PYTHON=/path/to/python3.11
-#   make fsdd FSDD=/path/to/free-spoken-digit-dataset    connected digits: the distillation chain, three seeds
-#   make stochastic FSDD=/path/to/free-spoken-digit-dataset    digits: one elastic model against fixed ones, three seeds
-#   make benchmark ARCHITECTURE=base    our runtime against others, JSON and plot in outputs/
-# pip's own settings apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives torch without CUDA.
+#   make fsdd FSDD=/path/to/free-spoken-digit-dataset    distil a chain of students, three seeds
+#   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
+#   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
+# Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
 
 PYTHON ?=
 QUICK ?=
@@ -25,14 +25,14 @@ help:
 
 install: $(STAMP)
 
-# torch comes first: a package that needs torch to build finds it then, and pip never picks another one.
+# torch is installed first, so that packages that need it to build find it, and pip does not choose another version.
 $(STAMP): setup.py constraints.txt Makefile
 	@for python in "$(PYTHON)" python3.11 python3.12 python3 python; do \
 	  if [ -n "$$python" ] && "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
 	  then found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "Python 3.11 or 3.12 with its venv module is needed and was not found; name one: make PYTHON=/path/to/python3.11" >&2; \
+	  echo "Python 3.11 or 3.12 with the venv module was not found; choose one with make PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; \
 	fi; \
 	"$$found" -m venv .venv
