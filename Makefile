@@ -5,6 +5,7 @@
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    distil a chain of students, three seeds
 #   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
+#   make docs                       the documentation as a site: outputs/site/index.html
 # Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
 
 PYTHON ?=
@@ -18,10 +19,10 @@ PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fsdd stochastic benchmark clean
+.PHONY: help install demo test lint docs fsdd stochastic benchmark clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,8p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,9p
 
 install: $(STAMP)
 
@@ -64,6 +65,11 @@ lint: $(STAMP)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy w2v_compress
+
+# The site is checked as it is built: a broken link or a page outside the navigation is an error. No network is used.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "outputs/site/index.html"
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -43,6 +43,7 @@ LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
 PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # the runtimes that `benchmark` compares with
 # Tests need setuptools and twine to build and install the published distributions.
 TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=77", "twine>=6.1"]
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [*TOOLS, *PLOT, *SLURM, *PEERS, *LM]
 
 setup(
@@ -94,7 +95,8 @@ setup(
         "lm": LM,
         "peers": PEERS,
         "test": TEST,
-        "dev": TEST,
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS],
     },
     entry_points={"console_scripts": ["w2v-compress = w2v_compress.cli:main"]},
     classifiers=[
