@@ -1,6 +1,6 @@
-"""Every yaml in configs/, composed by hydra as fairseq-hydra-train does, and what it names built and trained for real.
+"""Every YAML file in configs/ is composed by hydra as fairseq-hydra-train does; recipes are also built and trained.
 
-A new file is tested as soon as it is there: recipes lie in configs/FOLDER/, what can be added in configs/FOLDER/GROUP/.
+New files are found automatically: recipes in configs/FOLDER/, groups in configs/FOLDER/GROUP/.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def name_of(file: Path) -> str:
 
 
 def recipe_and_group(file: Path) -> tuple[Path, list[str]]:
-    """A recipe to compose the part `file` with, and the override that adds it there."""
+    """Return a recipe to compose the group file with, and the override that adds it."""
     folder, group = file.parent.parent, file.parent.name
     recipe = min(folder.glob("*.yaml"))
     defaults = OmegaConf.load(recipe).get("defaults", [])
@@ -44,7 +44,7 @@ def recipe_and_group(file: Path) -> tuple[Path, list[str]]:
 
 
 def compose(recipe: Path, *overrides: str, with_hydra: bool = False) -> Any:
-    """The configuration as hydra composes it, `with_hydra` with hydra's own."""
+    """Return the configuration that hydra composes, including hydra's own settings if `with_hydra`."""
     from fairseq.dataclass.initialize import hydra_init
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -57,8 +57,9 @@ def compose(recipe: Path, *overrides: str, with_hydra: bool = False) -> Any:
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., ModelFile]) -> dict[str, Path]:
-    """What recipes leave to be given: a model with the layers of LARGE, and one to fine-tune, wide enough for spans of
-    64 channels.
+    """Values for the required settings of recipes.
+
+    One model has the layers of LARGE; both are wide enough for masked spans of 64 channels.
     """
     folder = tmp_path_factory.mktemp("configs")
     Units.letters().write_dictionary(folder / "dict.ltr.txt")
@@ -78,7 +79,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Mo
 
 @pytest.fixture(scope="module")
 def build(paths: dict[str, Path]) -> Callable[..., SimpleNamespace]:
-    """build(recipe, override, ...) gives cfg, task, model, criterion, optimizer and lr_scheduler as in fairseq."""
+    """Return build(recipe, *overrides), which builds cfg, task, model, criterion, optimizer and lr_scheduler."""
 
     @functools.cache
     def run(recipe: Path, *overrides: str) -> SimpleNamespace:
@@ -106,7 +107,7 @@ def build(paths: dict[str, Path]) -> Callable[..., SimpleNamespace]:
 
 
 def train_a_little(built: SimpleNamespace) -> None:
-    """One update of a batch of two half seconds, or two at different points of compression."""
+    """Train for one update on two utterances of 0.5 s, or for two updates at different compression points."""
     sample = {
         "id": torch.arange(2),
         "net_input": {"source": torch.randn(2, 8000), "padding_mask": torch.zeros(2, 8000, dtype=torch.bool)},
@@ -114,7 +115,7 @@ def train_a_little(built: SimpleNamespace) -> None:
         "target_lengths": torch.tensor([3, 3]),
         "ntokens": 6,
     }
-    last = built.cfg.optimization.max_update  # nothing is frozen any more
+    last = built.cfg.optimization.max_update  # nothing is frozen at the end
     steps = 2 if hasattr(built.task, "compression_space") else 1
     for update in range(last - steps, last):
         built.optimizer.zero_grad()
@@ -128,9 +129,7 @@ def train_a_little(built: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
-def test_every_recipe_composes_and_what_it_names_is_trained(
-    recipe: Path, build: Callable[..., SimpleNamespace]
-) -> None:
+def test_every_recipe_composes_and_trains(recipe: Path, build: Callable[..., SimpleNamespace]) -> None:
     depth = ["++model.encoder_layers=1"] if recipe.parent == PRETRAINING else []  # the width is the recipe's
     built = build(recipe, *depth)
     train_a_little(built)
@@ -150,9 +149,9 @@ def test_every_recipe_composes_and_what_it_names_is_trained(
             "+criterion.features_penalty_weight=0",
         ),
     ],
-    ids=["sandwich", "one point", "listed points", "outside teacher"],
+    ids=["sandwich", "one point", "listed points", "external teacher"],
 )
-def test_the_switches_of_an_elastic_fine_tuning(
+def test_options_of_elastic_fine_tuning(
     overrides: tuple[str, ...], paths: dict[str, Path], build: Callable[..., SimpleNamespace]
 ) -> None:
     teacher = str(paths["model.w2v_path"])
@@ -160,14 +159,14 @@ def test_the_switches_of_an_elastic_fine_tuning(
 
 
 @pytest.mark.parametrize("file", sorted({*FILES} - {*RECIPES}), ids=name_of)
-def test_every_part_composes_with_a_recipe(file: Path, paths: dict[str, Path]) -> None:
+def test_every_group_file_composes_with_a_recipe(file: Path, paths: dict[str, Path]) -> None:
     if "slurm" in file.name:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     recipe, group = recipe_and_group(file)
     cfg = compose(recipe, *group)
     assert OmegaConf.missing_keys(cfg) <= paths.keys()
-    part = OmegaConf.load(file)
-    assert part.keys() - {"hydra", "defaults"} <= cfg.keys()
+    group_file = OmegaConf.load(file)
+    assert group_file.keys() - {"hydra", "defaults"} <= cfg.keys()
 
 
 @pytest.mark.parametrize(
@@ -179,15 +178,15 @@ def test_every_part_composes_with_a_recipe(file: Path, paths: dict[str, Path]) -
         (FINETUNING, {"base_10h", "base_100h", "elastic_10h", "elastic_retrofit_10h"}),
     ],
 )
-def test_the_folders_are_not_empty(folder: Path, expected: set[str]) -> None:
-    """Else the test above would pass on nothing."""
+def test_all_recipes_are_found(folder: Path, expected: set[str]) -> None:
+    """The parametrized tests above need at least these files."""
     assert {path.stem.removesuffix("_librispeech") for path in folder.glob("*.yaml")} >= expected
     assert {path.stem for path in (folder / "run_config").glob("*.yaml")} >= {"local", "slurm_1", "slurm_8"}
 
 
 @pytest.mark.parametrize(("name", "layers"), [("large_960h_to_12l", 12), ("12l_to_4l", 4)])
-def test_the_recipes_of_the_paper(name: str, layers: int, build: Callable[..., SimpleNamespace]) -> None:
-    """The published numbers, stated again: Peng et al. 2021 and the recipe of its released code."""
+def test_values_of_the_paper_recipes(name: str, layers: int, build: Callable[..., SimpleNamespace]) -> None:
+    """Values are those of Peng et al. 2021 and its released code."""
     built = build(DISTILLATION / f"{name}.yaml")
     loss, student, cfg = built.criterion.cfg, built.model.cfg, built.cfg
     assert (loss.temperature, loss.kl_weight, loss.features_penalty_weight) == (1, 1, 1)
@@ -200,7 +199,7 @@ def test_the_recipes_of_the_paper(name: str, layers: int, build: Callable[..., S
 
     (group,) = built.optimizer.optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.98), 1e-6, 0.01)
-    # Batches of one utterance on each of four GPUs, here added up by one; 281,241 utterances in LibriSpeech's 960 h.
+    # One process accumulates the batches of four GPUs; LibriSpeech 960 h has 281,241 utterances.
     assert (cfg.dataset.batch_size, cfg.optimization.update_freq, cfg.dataset.max_tokens) == (1, [4], None)
     epoch = -(-281_241 // 4)
     rates = {updates: built.lr_scheduler.step_update(updates) for updates in (epoch, 2 * epoch, 31 * epoch, 60 * epoch)}
@@ -208,8 +207,8 @@ def test_the_recipes_of_the_paper(name: str, layers: int, build: Callable[..., S
     assert cfg.optimization.max_update == 60 * epoch
 
 
-def test_adam_of_fairseq_is_adamw() -> None:
-    """Decoupled weight decay: one step without any gradient shrinks a weight by lr x decay, whatever its size."""
+def test_adam_of_fairseq_has_decoupled_weight_decay() -> None:
+    """One step with a zero gradient shrinks a weight by lr x decay, independent of its size."""
     from fairseq.optim.adam import Adam
 
     weights = torch.nn.Parameter(torch.tensor([1.0, 100.0]))
@@ -219,7 +218,7 @@ def test_adam_of_fairseq_is_adamw() -> None:
 
 
 @pytest.mark.parametrize(("name", "layers"), [("large_960h_to_12l_plus", 12), ("12l_to_4l_plus", 4)])
-def test_the_improved_recipes(name: str, layers: int, build: Callable[..., SimpleNamespace]) -> None:
+def test_values_of_the_improved_recipes(name: str, layers: int, build: Callable[..., SimpleNamespace]) -> None:
     built = build(DISTILLATION / f"{name}.yaml")
     loss, student = built.criterion.cfg, built.model.cfg
     assert built.model.w2v_encoder.architecture.encoder_layers == layers
@@ -231,10 +230,10 @@ def test_the_improved_recipes(name: str, layers: int, build: Callable[..., Simpl
     assert built.cfg.dataset.max_tokens == 80 * 16_000
 
 
-def test_the_chain_keeps_layers_of_the_teacher_and_the_teacher(
+def test_the_second_stage_copies_layers_and_has_the_same_teacher(
     build: Callable[..., SimpleNamespace], paths: dict[str, Path]
 ) -> None:
-    """24 -> 12 -> 4: the last student starts from layers 0, 6, 12 and 18, and learns from the model of 24."""
+    """24 -> 12 -> 4: the last student has layers 0, 6, 12 and 18, and the 24-layer model as its teacher."""
     first = build(DISTILLATION / "large_960h_to_12l.yaml")
     path = paths["task.data"] / "stage1.pt"
     cfg = OmegaConf.create({"model": first.model.cfg, "task": first.cfg.task})
@@ -251,7 +250,7 @@ def test_the_chain_keeps_layers_of_the_teacher_and_the_teacher(
 
 
 def settings(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names and values."""
+    """Return the values of nested settings by dotted name."""
     if not isinstance(cfg, dict):
         return {prefix.removesuffix("."): cfg}
     return {name: value for key in cfg for name, value in settings(cfg[key], f"{prefix}{key}.").items()}
@@ -318,7 +317,7 @@ def settings(cfg: Any, prefix: str = "") -> dict[str, Any]:
         ),
     ],
 )
-def test_what_differs_from_the_recipes_that_fairseq_ships(recipe: str, stock: str, ours: dict[str, Any]) -> None:
+def test_recipes_differ_from_fairseqs_only_in_listed_values(recipe: str, stock: str, ours: dict[str, Any]) -> None:
     import fairseq
 
     theirs = OmegaConf.load(Path(fairseq.__file__).parent / "examples" / "wav2vec" / "config" / f"{stock}.yaml")
@@ -331,17 +330,15 @@ def test_what_differs_from_the_recipes_that_fairseq_ships(recipe: str, stock: st
     assert found["distributed_training.distributed_world_size"] == 1
     assert found["optimization.update_freq"] == [batches]
     assert {name: found[name] for name in expected} == expected | ours
-    if "pretraining" in stock:  # the schedule is that of 400,000 updates wherever it is left
+    if "pretraining" in stock:  # the learning rates are those of 400,000 updates in shorter runs too
         assert found["lr_scheduler.total_num_update"] == 400_000
 
 
 @pytest.mark.parametrize(
     ("size", "width", "heads", "layers"), [("tiny", 512, 8, 12), ("small", 768, 12, 12), ("mid", 768, 12, 24)]
 )
-def test_the_sizes_of_sew(
-    size: str, width: int, heads: int, layers: int, build: Callable[..., SimpleNamespace]
-) -> None:
-    """Wu et al. 2021, table 1, and our architecture of that name."""
+def test_sizes_of_sew(size: str, width: int, heads: int, layers: int, build: Callable[..., SimpleNamespace]) -> None:
+    """Sizes are those of Wu et al. 2021, table 1, and of the named architectures."""
     architecture = ARCHITECTURES[f"sew-{size}"]
     built = build(PRETRAINING / f"sew_{size}_librispeech.yaml", "++model.encoder_layers=1")
     encoder = built.model.encoder
@@ -368,7 +365,7 @@ def test_the_sizes_of_sew(
     ],
     ids=lambda value: value.name if isinstance(value, Path) else str(value),
 )
-def test_how_runs_are_spread(folder: Path, name: str, processes: int, batches: int) -> None:
+def test_processes_and_accumulated_batches(folder: Path, name: str, processes: int, batches: int) -> None:
     if name.startswith("slurm"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     cfg = compose(min(folder.glob("*.yaml")), f"+run_config={name}", "checkpoint.save_dir=/runs/4l", with_hydra=True)
@@ -380,6 +377,6 @@ def test_how_runs_are_spread(folder: Path, name: str, processes: int, batches: i
         launcher = cfg.hydra.launcher
         assert launcher._target_.endswith("SlurmLauncher")
         assert launcher.nodes * launcher.tasks_per_node == launcher.nodes * launcher.gpus_per_node == processes
-        assert cfg.hydra.mode.name == "MULTIRUN"  # else hydra launches nothing
+        assert cfg.hydra.mode.name == "MULTIRUN"  # hydra uses a launcher only in this mode
         assert cfg.hydra.sweep.dir == "/runs/4l"
         assert (processes == 1) == (cfg.distributed_training.distributed_port <= 0)

@@ -1,4 +1,4 @@
-"""The commands of the docs: stock `fairseq-hydra-train` on the folders of configs/."""
+"""Documented commands: stock `fairseq-hydra-train` with the recipes in configs/."""
 
 import json
 import re
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def hydra_train(config_dir: str, config_name: str, *overrides: str) -> None:
-    """The command of the docs, from the repository's root, without `common.user_dir`, for two updates on the CPU."""
+    """Run a documented command in the repository's root, without `common.user_dir`, for two updates on the CPU."""
     command = [
         sys.executable,
         "-c",
@@ -64,7 +64,7 @@ def test_distillation(noise_and_letters: Path, tmp_path: Path, tiny_model: Calla
 
 
 def test_an_elastic_model(noise_and_letters: Path, tmp_path: Path) -> None:
-    """Pre-trained, fine-tuned, and retrofitted from what was fine-tuned; fairseq logs under the name of the subset."""
+    """Pre-train, fine-tune, and retrofit the fine-tuned model."""
     hydra_train(
         "configs/pretraining",
         "stochastic_base_librispeech",

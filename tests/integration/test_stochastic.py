@@ -1,6 +1,4 @@
-"""Elastic training through fairseq: the same points on every rank and however a run is cut up, best checkpoints by
-point, and what the tasks train.
-"""
+"""Elastic training with fairseq: points are equal on all ranks and after resuming, and select the best checkpoint."""
 
 import json
 import re
@@ -48,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finetuning(folder: Path, noise_corpus: Path, tiny_path: Path) -> tuple[str, ...]:
-    """Overrides of fairseq-hydra-train: a tiny recognizer, trained on at sampled points, on noise with transcripts."""
+    """Overrides of fairseq-hydra-train to fine-tune a tiny recognizer on noise at sampled points."""
     data = folder / "data"
     data.mkdir()
     for split in ("train", "dev"):
@@ -85,7 +83,7 @@ def finetuning(folder: Path, noise_corpus: Path, tiny_path: Path) -> tuple[str, 
 
 @pytest.fixture
 def points_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The points that networks run at in this process, in their order."""
+    """Points at which networks run in this process, in order."""
     import w2v_compress.models
     import w2v_compress.tasks  # noqa: F401  (registers)
 
@@ -104,7 +102,7 @@ def points_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def sampled(
     finetuning: tuple[str, ...], train: Callable[..., None], tmp_path: Path, points_run: list[str]
 ) -> Callable[..., list[str]]:
-    """sampled(override, ...) trains in this process and gives the points that the network ran at."""
+    """Return sampled(*overrides), which trains in this process and returns the points of all forward passes."""
 
     def run(*overrides: str) -> list[str]:
         points_run.clear()
@@ -116,15 +114,16 @@ def sampled(
 
 @pytest.fixture
 def no_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fairseq keeps the best value so far with the function: not from one run to the next of this process."""
+    """Reset the best value, which fairseq stores on a function, between runs in this process."""
     from fairseq import checkpoint_utils
 
     monkeypatch.setattr(checkpoint_utils.save_checkpoint, "best", float("inf"), raising=False)
 
 
 def config(folder: Path, *overrides: str) -> list[str]:
-    """The overrides as options of fairseq-hydra-train that name a file: what a plugin registers is known by its name in
-    one, not on the command line.
+    """Write the overrides to a file, and return options of fairseq-hydra-train that load it.
+
+    On the command line, fairseq does not accept the names that a plugin registers.
     """
     named = [
         re.sub(r"^(task|criterion|model|optimizer|lr_scheduler)=", r"\1._name=", override) for override in overrides
@@ -143,7 +142,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return compat.load_checkpoint(path)["model"]
 
 
-def test_points_are_those_of_the_update_however_a_run_is_cut_up(
+def test_points_are_equal_after_resuming_and_with_accumulation(
     sampled: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     points = expected(6)
@@ -160,17 +159,17 @@ def test_points_are_those_of_the_update_however_a_run_is_cut_up(
     assert loaded == points
 
 
-def test_layer_wise_points_know_the_depth(sampled: Callable[..., list[str]]) -> None:
+def test_layer_wise_points_have_a_factor_for_each_layer(sampled: Callable[..., list[str]]) -> None:
     points = sampled("task.layer_wise=true", "optimization.max_update=5")
     assert points == expected(5, layer_wise=True)
     assert any(":" in point for point in points)
 
 
-def test_a_pinned_point_is_the_only_one(sampled: Callable[..., list[str]]) -> None:
+def test_a_single_point_is_the_only_one(sampled: Callable[..., list[str]]) -> None:
     assert set(sampled("task.point='2,1,2'", "optimization.max_update=2")) == {"2,1,2"}
 
 
-def test_an_outside_teacher_and_the_sandwich_go_through_fairseq(
+def test_an_external_teacher_with_the_sandwich_rule(
     sampled: Callable[..., list[str]], tiny_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     distillation = ["criterion=ctc_distillation", f"criterion.teacher_checkpoint={tiny_path}"]
@@ -183,7 +182,7 @@ def test_an_outside_teacher_and_the_sandwich_go_through_fairseq(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
-def test_two_processes_run_the_same_points_and_stay_equal(
+def test_two_processes_run_the_same_points_and_remain_equal(
     backend: str,
     folder: Path,
     finetuning: tuple[str, ...],
@@ -192,12 +191,13 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     tmp_path: Path,
     two_processes: Callable[..., str],
 ) -> None:
-    """And they learn what one process does that sums the gradients of the two batches itself, with nothing more in the
-    configuration than the backend: upsampling for squeeze factors that an update does not use stays as it is.
+    """The result equals that of one process that accumulates both batches, with no setting but the backend.
+
+    Upsampling for squeeze factors outside an update does not change.
     """
     elastic = ["task.sandwich=1", "task.inplace_distillation_weight=0.5", "optimization.max_update=3"]
     elastic += ["model.learned_upsampling=[2,3,4]", "model.layerdrop=0.2", "optimizer.weight_decay=0.1"]
-    elastic += ["dataset.batch_size=5"]  # three an epoch: one process gets a dummy for the fourth
+    elastic += ["dataset.batch_size=5"]  # three batches per epoch: one process gets a dummy fourth batch
     # Without this epsilon Adam makes much of the rounding of gradients that are 0.
     elastic += ["optimizer.adam_eps=1"]
     (folder / "recording.py").write_text(RECORDING)
@@ -221,17 +221,17 @@ def test_two_processes_run_the_same_points_and_stay_equal(
     assert untouched == {2, 3, 4} - squeezes != set()
 
 
-def test_the_moving_average_that_fairseq_keeps_is_exported(sampled: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_the_moving_average_of_fairseq_is_exported(sampled: Callable[..., list[str]], tmp_path: Path) -> None:
     sampled("ema.store_ema=true", "ema.ema_decay=0.5", "ema.ema_fp32=true", "optimization.max_update=3")
     path = tmp_path / "checkpoint_last.pt"
-    kept = compat.load_checkpoint(path)["extra_state"]["ema"]
+    stored = compat.load_checkpoint(path)["extra_state"]["ema"]
     average, last = read_checkpoint(path, ema=True).model.state, read_checkpoint(path).model.state
     for name, tensor in average.items():
-        torch.testing.assert_close(tensor, kept[f"w2v_encoder.{name}"])
+        torch.testing.assert_close(tensor, stored[f"w2v_encoder.{name}"])
     assert not torch.equal(average["proj.weight"], last["proj.weight"])
 
 
-def test_the_best_checkpoint_is_chosen_by_a_point(
+def test_the_best_checkpoint_is_selected_by_a_point(
     sampled: Callable[..., list[str]], tmp_path: Path, no_best: None
 ) -> None:
     from fairseq.logging import metrics
@@ -244,8 +244,8 @@ def test_the_best_checkpoint_is_chosen_by_a_point(
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_is_chosen_by_the_mean(folder: Path, finetuning: tuple[str, ...]) -> None:
-    """As a user does, with `common.user_dir`; and what is logged then."""
+def test_the_best_checkpoint_is_selected_by_the_mean(folder: Path, finetuning: tuple[str, ...]) -> None:
+    """Run the command with `common.user_dir`, and check the logged metrics."""
     save_dir = folder / "best"
     save_dir.mkdir()
     settings = [f"checkpoint.save_dir={save_dir}", "checkpoint.best_checkpoint_metric=wer_mean"]
@@ -271,7 +271,7 @@ def test_the_best_checkpoint_is_chosen_by_the_mean(folder: Path, finetuning: tup
     ("model", "squeeze", "points"),
     [("stochastic_sew", "[1,2,3]", ["2,1,2", "3,2,1"]), ("pooled_transformer", "[1]", ["1,2,2", "1,1,1"])],
 )
-def test_pretraining_validates_at_each_point_as_at_that_point_alone(
+def test_pretraining_validates_each_point_as_if_alone(
     pretraining: tuple[str, ...],
     train: Callable[..., None],
     tmp_path: Path,
@@ -281,7 +281,7 @@ def test_pretraining_validates_at_each_point_as_at_that_point_alone(
     squeeze: str,
     points: list[str],
 ) -> None:
-    """The masks of a batch are the same at every point, so its points do not disturb each other."""
+    """The masks of a batch are equal at all points, so the points are independent."""
     from fairseq.logging import metrics
 
     settings = [*pretraining, "task=compressed_pretraining", f"task.squeeze={squeeze}", f"model={model}"]

@@ -1,4 +1,4 @@
-"""The whole path through `fairseq-hydra-train` and `common.user_dir`: pre-train, fine-tune, distil, resume, export."""
+"""All steps with `fairseq-hydra-train` and `common.user_dir`: pre-train, fine-tune, distil, resume, export."""
 
 import json
 import re
@@ -20,7 +20,7 @@ WORDS = ("ONE", "TWO", "THREE")
 
 
 def hydra_train(config: str, save_dir: Path, *overrides: str) -> list[dict[str, str]]:
-    """Run fairseq-hydra-train as a user does; returns what it logged after each update."""
+    """Run fairseq-hydra-train, and return the values that it logs after each update."""
     command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(HERE)]
     command += ["--config-name", config, f"hydra.run.dir={save_dir}", f"checkpoint.save_dir={save_dir}"]
     command += [f"common.user_dir={compat.plugin.user_dir()}", *overrides]
@@ -37,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder) -> Path:
-    """Tones for words: enough for every step to run, not to learn anything."""
+    """A manifest folder of tones as words, sufficient to run every step."""
     generator = np.random.default_rng(1)
     rows = ["path,text,split"]
     for index in range(16):
@@ -58,7 +58,7 @@ def teacher(folder, data) -> Path:
     pretrained = folder / "pretrained" / "checkpoint_last.pt"
     updates = hydra_train("finetune", folder / "teacher", f"task.data={data}", f"model.w2v_path={pretrained}")
     assert [update["num_updates"] for update in updates] == ["1", "2"]
-    pretrained.unlink()  # nothing that comes later may need it
+    pretrained.unlink()  # no later step may need it
     return folder / "teacher" / "checkpoint_last.pt"
 
 
@@ -69,7 +69,7 @@ def distillation(folder, data, teacher) -> list[str]:
 
 @pytest.fixture(scope="module")
 def student(folder, distillation) -> Path:
-    """Two updates, then two more in a second process."""
+    """A student after two updates and, in a second process, two more."""
     first = hydra_train("distil", folder / "student", *distillation)
     resumed = hydra_train("distil", folder / "student", *distillation, "optimization.max_update=4")
     assert [update["num_updates"] for update in first + resumed] == ["1", "2", "3", "4"]
@@ -81,7 +81,7 @@ def student(folder, distillation) -> Path:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_one_that_was_not_interrupted(folder, distillation, student):
+def test_a_resumed_run_equals_an_uninterrupted_one(folder, distillation, student):
     hydra_train("distil", folder / "straight", *distillation, "optimization.max_update=4")
     resumed = compat.load_checkpoint(student)["model"]
     straight = compat.load_checkpoint(folder / "straight" / "checkpoint_last.pt")["model"]
@@ -97,7 +97,9 @@ def test_the_student_is_self_contained_and_transcribes(folder, student, teacher)
     assert layers == {"0"}
     assert checkpoint.get("criterion") is None
     parameters = sum(tensor.numel() for tensor in checkpoint["model"].values())
-    assert student.stat().st_size < 3.2 * 4 * parameters + 60_000  # weights and Adam's two moments: no teacher in it
+    assert (
+        student.stat().st_size < 3.2 * 4 * parameters + 60_000
+    )  # weights and two moments of Adam, without the teacher
 
     hidden = teacher.rename(teacher.with_suffix(".hidden"))
     try:
@@ -128,7 +130,7 @@ def test_stock_fairseq_reads_the_student_and_agrees_with_the_runtime(folder, stu
 
 @pytest.mark.slow
 def test_a_chain_of_students_with_every_term_and_projections(folder, distillation, student, teacher):
-    """Teacher -> student -> narrower student: the second starts from the first and learns from the teacher."""
+    """Distil teacher -> student -> narrower student, which is initialized from the student."""
     narrow = ["+model.encoder_embed_dim=16", f"model.init_checkpoint={student}", "+criterion.cosine_weight=0.3"]
     narrow += ["+criterion.hidden_weight=0.5", "common.fp16=false", "common.bf16=true"]
     first = hydra_train("distil", folder / "narrow", *distillation, *narrow)
@@ -146,7 +148,7 @@ def test_a_chain_of_students_with_every_term_and_projections(folder, distillatio
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_student_with_projections(folder, distillation, two_processes):
-    """Each has its own teacher; the projections, which are the criterion's, stay equal too."""
+    """The projections of the criterion are trained and remain equal."""
     save_dir = folder / "two"
     arguments = ["--config-dir", str(HERE), "--config-name", "distil", f"hydra.run.dir={save_dir}"]
     arguments += [f"checkpoint.save_dir={save_dir}", f"common.user_dir={compat.plugin.user_dir()}", *distillation]
@@ -155,11 +157,11 @@ def test_two_processes_train_the_same_student_with_projections(folder, distillat
     two_processes([str(Path(sys.executable).with_name("fairseq-hydra-train"))], *arguments)
     checkpoint = compat.load_checkpoint(save_dir / "checkpoint_last.pt")
     weight = checkpoint["criterion"]["projections.0.weight"]
-    assert not torch.equal(weight, torch.eye(len(weight)))  # trained away from its start
+    assert not torch.equal(weight, torch.eye(len(weight)))  # changed from the initial identity
 
 
 @pytest.mark.slow
-def test_wrong_input_is_one_clear_line(folder, distillation, data, tmp_path):
+def test_an_invalid_setting_is_named(folder, distillation, data, tmp_path):
     command = [str(Path(sys.executable).with_name("w2v-compress")), "train", "--config-dir", str(HERE)]
     command += ["--config-name", "distil", f"hydra.run.dir={tmp_path}", f"checkpoint.save_dir={tmp_path}"]
     done = subprocess.run([*command, *distillation, "criterion.temperature=0"], capture_output=True, text=True)

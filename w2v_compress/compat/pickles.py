@@ -27,7 +27,10 @@ EVALUATED_SETTINGS = (
 
 
 def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
-    """Load a pickle like `torch.load`, but only allowed classes, whatever the environment variables of torch are."""
+    """Load a pickle that has only allowed classes, regardless of torch's environment variables.
+
+    Raises `InputError` for a file that is damaged, is not a fairseq checkpoint, or could run code.
+    """
     source = getattr(file, "name", "an object sent by another process")
     try:
         with _allowing_fairseq_classes():

@@ -66,9 +66,11 @@ class CtcConfig(FairseqDataclass):
     mask_prob: float = field(default=0.5, metadata={"help": "fraction of frames to mask, 0 to 1, before spans overlap"})
     mask_length: int = field(default=10, metadata={"help": "length of a masked span in frames, 1 or above"})
     mask_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata={"help": "distribution of the length of masked spans"}
+        default="static", metadata={"help": "distribution of span lengths: static, uniform, normal or poisson"}
     )
-    mask_other: float = field(default=0, metadata={"help": "second parameter of the distribution mask_selection"})
+    mask_other: float = field(
+        default=0, metadata={"help": "second parameter of the distribution mask_selection, in frames"}
+    )
     no_mask_overlap: bool = field(default=False, metadata={"help": "whether masked spans must not overlap"})
     mask_min_space: int = field(
         default=1, metadata={"help": "least number of frames between masked spans if no_mask_overlap"}
@@ -80,10 +82,11 @@ class CtcConfig(FairseqDataclass):
     mask_channel_prob: float = field(default=0.0, metadata={"help": "fraction of channels to mask, 0 to 1"})
     mask_channel_length: int = field(default=10, metadata={"help": "length of a masked span in channels, 1 or above"})
     mask_channel_selection: MASKING_DISTRIBUTION_CHOICES = field(
-        default="static", metadata={"help": "distribution of the length of masked spans of channels"}
+        default="static",
+        metadata={"help": "distribution of span lengths in channels: static, uniform, normal or poisson"},
     )
     mask_channel_other: float = field(
-        default=0, metadata={"help": "second parameter of the distribution mask_channel_selection"}
+        default=0, metadata={"help": "second parameter of the distribution mask_channel_selection, in channels"}
     )
     no_mask_channel_overlap: bool = field(
         default=False, metadata={"help": "whether masked spans of channels must not overlap"}
@@ -92,10 +95,12 @@ class CtcConfig(FairseqDataclass):
         default=1, metadata={"help": "least number of channels between masked spans if no_mask_channel_overlap"}
     )
 
-    normalize: bool = II("task.normalize")
-    data: str = II("task.data")
-    blank_weight: float = 0  # blank_weight and blank_mode are read by the stock get_logits
-    blank_mode: str = "add"
+    normalize: bool = field(
+        default=II("task.normalize"), metadata={"help": "whether audio is normalized; set from the task, not by users"}
+    )
+    data: str = field(default=II("task.data"), metadata={"help": "manifest folder; set from the task, not by users"})
+    blank_weight: float = field(default=0, metadata={"help": "value to add to or set as the logit of the CTC blank"})
+    blank_mode: str = field(default="add", metadata={"help": "use of blank_weight: add or set"})
     w2v_args: Any = field(
         default=None,
         metadata={"help": "settings of the network in fairseq's format; set from the initial checkpoint, not by users"},

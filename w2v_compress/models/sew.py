@@ -20,12 +20,17 @@ class SewConfig(PretrainingConfig):
     squeeze_factor: int = field(
         default=2, metadata={"help": "number of frames that the encoder merges into one, 1 to 16"}
     )
-    mlp_heads: bool = True
-    conv_feature_layers: str = repr(list(SEW_CONV_LAYERS))
-    conv_pos: int = 31
-    final_dim: int = 256
+    mlp_heads: bool = field(
+        default=True, metadata={"help": "use heads of two layers with batch norm instead of linear maps"}
+    )
+    conv_feature_layers: str = field(
+        default=repr(list(SEW_CONV_LAYERS)),
+        metadata={"help": "convolutions of the feature extractor, as a list of (channels, kernel, stride)"},
+    )
+    conv_pos: int = field(default=31, metadata={"help": "kernel of the positional convolution in frames"})
+    final_dim: int = field(default=256, metadata={"help": "width of projections and targets in channels"})
 
 
 @register_model("sew", dataclass=SewConfig)
 class Sew(PretrainingModel):
-    """Pre-training model with learned upsampling for one squeeze factor; it also supports the factor 1."""
+    """Pre-training model with learned upsampling for one squeeze factor. It also supports the factor 1."""
