@@ -1,11 +1,12 @@
 # make demo | make test: install everything in .venv (needs only Python 3.11 or 3.12), and run the demo or the tests.
 #   make demo QUICK=1               run the demo in about two minutes
-#   make test PYTEST_FLAGS="-x -k compat"
+#   make test-unit                  the unit tests, about a minute; make test PYTEST_FLAGS="-x -k compat" runs some
+#   make soak                       hours of audio, thousands of requests: memory must not grow
 #   make install PYTHON=/path/to/python3.11
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    distil a chain of students, three seeds
 #   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
-#   make docs                       the documentation as a site: outputs/site/index.html
+#   make docs                       build the documentation site: outputs/site/index.html
 # Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
 
 PYTHON ?=
@@ -19,10 +20,10 @@ PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs fsdd stochastic benchmark clean
+.PHONY: help install demo test test-unit soak lint docs fsdd stochastic benchmark clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,9p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
 
 install: $(STAMP)
 
@@ -61,12 +62,18 @@ benchmark: $(STAMP)
 test: lint
 	$(PY) -m pytest -n $(TEST_WORKERS) $(PYTEST_FLAGS)
 
+test-unit: $(STAMP)
+	$(PY) -m pytest -n $(TEST_WORKERS) -m unit $(PYTEST_FLAGS)
+
+soak: $(STAMP)
+	$(PY) -m pytest -m soak $(PYTEST_FLAGS)
+
 lint: $(STAMP)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy w2v_compress
 
-# The site is checked as it is built: a broken link or a page outside the navigation is an error. No network is used.
+# Warnings, such as a broken link or a page outside the navigation, are errors (mkdocs.yml). Needs no network.
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
 	@echo "outputs/site/index.html"

@@ -37,6 +37,7 @@ from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn.compression import CompressionSpace
 
 ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., tuple[int, str, str]]
 SHELL = ("sh", "bash", "shell", "console")
 LANGUAGES = (*SHELL, "python", "py")
 MARKS = {"needs", "tested by", "file", "tools"}
@@ -163,8 +164,27 @@ def write_noise(folder: Path, *names: str, seconds: float = 1.0) -> None:
         soundfile.write(path, noise, 16_000, **opus)
 
 
-def run_block(block: Any, folder: Path, port: str) -> None:
+def only_commands(block: Any) -> list[list[str]] | None:
+    """The `w2v-compress` commands of a block that has nothing else but `pip install`; None for another block."""
+    lines = [line for line in block.text.replace("\\\n", " ").splitlines() if not line.startswith("pip install ")]
+    found = commands("\n".join(lines))
+    simple = block.language in SHELL and len(found) == len(lines) and "$" not in block.text
+    return found if simple else None
+
+
+def run_commands(block: Any, found: list[list[str]], run: Run) -> None:
+    """Run commands in this process, since a new one takes seconds to import torch."""
+    for words in found:
+        status, _, error = run(*words)
+        assert status == 0, f"{block.place}: w2v-compress {shlex.join(words)}: {error}"
+
+
+def run_block(block: Any, folder: Path, port: str, run: Run) -> None:
     """Run a block in `folder`; fail with its output unless it succeeds. Processes that it leaves behind are ended."""
+    found = only_commands(block)
+    if found is not None:
+        run_commands(block, found, run)
+        return
     if "file" in block.marks:
         (folder / block.marks["file"][0]).write_text(block.text, encoding="utf-8")
         return
@@ -193,17 +213,18 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-@pytest.mark.slow
-def test_the_tutorial_runs(blocks_of: Callable[[str], list[Any]], folder: Path) -> None:
+@pytest.mark.parametrize("pages", [["README.md"], TUTORIAL], ids=["README", "tutorial"])
+def test_the_blocks_run_in_order(
+    pages: list[str],
+    blocks_of: Callable[[str], list[Any]],
+    folder: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
     port = free_port()
-    for block in filter(run_here, (block for page in TUTORIAL for block in blocks_of(page))):
-        run_block(block, folder, port)
-
-
-@pytest.mark.slow
-def test_the_readme_runs(blocks_of: Callable[[str], list[Any]], folder: Path) -> None:
-    for block in filter(run_here, blocks_of("README.md")):
-        run_block(block, folder, PORT)
+    for block in filter(run_here, (block for page in pages for block in blocks_of(page))):
+        run_block(block, folder, port, run)
 
 
 @pytest.fixture
@@ -230,23 +251,16 @@ def guide_folder(tmp_path: Path, data: Path, tiny_path: Path, tiny_model: Callab
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in GUIDES if page not in TUTORIAL])
 def test_the_commands_of_the_guides_run(
     page: str,
     blocks_of: Callable[[str], list[Any]],
     guide_folder: Path,
-    run: Callable[..., tuple[int, str, str]],
+    run: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In this process, since a new one takes seconds to import torch. So a guide has nothing but our commands."""
     monkeypatch.chdir(guide_folder)
     for block in filter(run_here, blocks_of(page)):
-        assert block.language in SHELL, f"{block.place}: no test runs this block"
-        lines = [line for line in block.text.replace("\\\n", " ").splitlines() if not line.startswith("pip install ")]
-        found = commands("\n".join(lines))
-        assert len(found) == len(lines), f"{block.place}: no test runs some of these lines"
-        for words in found:
-            if words[0] not in TESTED_ELSEWHERE:
-                status, _, error = run(*words)
-                assert status == 0, f"{block.place}: w2v-compress {shlex.join(words)}: {error}"
+        found = only_commands(block)
+        assert found is not None, f"{block.place}: no test runs this block"
+        run_commands(block, [words for words in found if words[0] not in TESTED_ELSEWHERE], run)
