@@ -77,10 +77,9 @@ def configuration() -> str:
 
 def registered(registry: str) -> list[tuple[str, type]]:
     """Return (registry name, dataclass) for what w2v_compress registers in fairseq's `registry`."""
+    for package in ("models", "tasks"):  # they patch fairseq's logging, so they come before fairseq
+        importlib.import_module(f"w2v_compress.{package}")
     from fairseq import criterions, models, tasks
-
-    import w2v_compress.models  # registers the criterions too
-    import w2v_compress.tasks  # noqa: F401
 
     found = {
         "MODEL": models.MODEL_DATACLASS_REGISTRY,

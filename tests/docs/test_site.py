@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import typer
 
 from w2v_compress.cli.app import app
