@@ -42,7 +42,8 @@ TRANSFORMERS = ["transformers>=5,<6"]
 LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
 PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # the runtimes that `benchmark` compares with
 # Tests need setuptools and twine to build and install the published distributions.
-TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "mypy>=1.11", "setuptools>=77", "twine>=6.1"]
+CHECKS = ["ruff>=0.6", "mypy>=1.11", "pre-commit>=4"]
+TOOLS = [*CHECKS, "pytest>=8", "pytest-xdist>=3.6", "setuptools>=77", "twine>=6.1"]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [*TOOLS, *PLOT, *SLURM, *PEERS, *LM]
 

@@ -28,6 +28,38 @@ from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn import AcousticModel, Architecture
 from w2v_compress.runtime.recognizer import Recognizer
 
+END_TO_END = (
+    "benchmark",
+    "benchmarks",
+    "cli/test_main.py",
+    "compat",
+    "configs",
+    "docs",
+    "examples",
+    "integration",
+    "interop/test_documented_snippets.py",
+    "interop/test_onnx.py",
+    "interop/test_openvino.py",
+    "interop/test_transformers_export.py",
+    "runtime/test_long_audio.py",
+    "test_openmp.py",
+    "test_package.py",
+    "test_platforms.py",
+    "test_special_files.py",
+)
+"""Folders and files of tests that start processes, train with fairseq or convert for other runtimes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier, by its place."""
+    root = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(root).as_posix()
+        in_end_to_end = any(place == entry or place.startswith(f"{entry}/") for entry in END_TO_END)
+        tier = "soak" if place.startswith("soak/") else "end_to_end" if in_end_to_end else "unit"
+        item.add_marker(getattr(pytest.mark, tier))
+
+
 TINY = Architecture(
     conv_layers=((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2),
     extractor_mode="layer_norm",

@@ -54,7 +54,6 @@ def test_commands_that_read_audio(run: Run, special: Path, tiny_path: Path, wav:
     assert f"{special}\tunreadable\tis not a file" in (special.parent / "prepared" / "rejected.tsv").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("special", ["FIFO"], indirect=True)
 def test_training_fails(special: Path, tmp_path: Path, pretraining: tuple[str, ...]) -> None:
     data = tmp_path / "data"

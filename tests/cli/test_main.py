@@ -87,7 +87,6 @@ def test_checkpoints_and_folders_are_rejected_with_the_command_that_converts_the
         w2v_compress.load(os.devnull)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

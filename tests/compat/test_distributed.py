@@ -38,7 +38,6 @@ def test_data_parallel_on_cpu(process_group: Any) -> None:
     assert wrapped.weight.grad.tolist() == [[3.0, 3.0]]
 
 
-@pytest.mark.slow
 def test_two_processes_train_on_cpu(
     tmp_path: Path,
     pretraining: tuple[str, ...],

@@ -107,7 +107,6 @@ def test_other_reads_do_not_allow_fairseq_classes(tmp_path: Path) -> None:
         torch.load(tmp_path / "checkpoint.pt", weights_only=True)
 
 
-@pytest.mark.slow
 def test_concurrent_threads_patch_fairseq_once(tmp_path: Path) -> None:
     torch.save(current_checkpoint(), tmp_path / "checkpoint.pt")
     program = f"""

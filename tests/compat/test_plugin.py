@@ -43,7 +43,6 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["checkout", "installed", "editable"])
 def test_fairseq_registers_everything(tmp_path: Path, checkout: Path, how: str) -> None:
     site = tmp_path / "site"

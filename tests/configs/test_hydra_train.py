@@ -17,7 +17,6 @@ from w2v_compress.nn import CompressionSpace
 from w2v_compress.nn.compression import parse_points
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
 
 
 def hydra_train(config_dir: str, config_name: str, *overrides: str) -> None:

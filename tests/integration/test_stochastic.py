@@ -180,7 +180,6 @@ def test_an_external_teacher_with_the_sandwich_rule(
     assert [point for point in points if point != teacher] == ["4,2,2", first, "4,2,2", second]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
 def test_two_processes_run_the_same_points_and_remain_equal(
     backend: str,
@@ -243,7 +242,6 @@ def test_the_best_checkpoint_is_selected_by_a_point(
     assert best == metrics.get_smoothed_value("valid", "wer_s2_q1_k1")
 
 
-@pytest.mark.slow
 def test_the_best_checkpoint_is_selected_by_the_mean(folder: Path, finetuning: tuple[str, ...]) -> None:
     """Run the command with `common.user_dir`, and check the logged metrics."""
     save_dir = folder / "best"

@@ -80,7 +80,6 @@ def student(folder, distillation) -> Path:
     return folder / "student" / "checkpoint_last.pt"
 
 
-@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, distillation, student):
     hydra_train("distil", folder / "straight", *distillation, "optimization.max_update=4")
     resumed = compat.load_checkpoint(student)["model"]
@@ -90,7 +89,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, distillation, student
         torch.testing.assert_close(tensor, straight[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_the_student_is_self_contained_and_transcribes(folder, student, teacher):
     checkpoint = compat.load_checkpoint(student)
     layers = {name.split(".")[4] for name in checkpoint["model"] if ".encoder.layers." in name}
@@ -110,7 +108,6 @@ def test_the_student_is_self_contained_and_transcribes(folder, student, teacher)
     assert isinstance(text, str)
 
 
-@pytest.mark.slow
 def test_stock_fairseq_reads_the_student_and_agrees_with_the_runtime(folder, student, data):
     from fairseq import checkpoint_utils
 
@@ -128,7 +125,6 @@ def test_stock_fairseq_reads_the_student_and_agrees_with_the_runtime(folder, stu
     torch.testing.assert_close(emissions, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_chain_of_students_with_every_term_and_projections(folder, distillation, student, teacher):
     """Distil teacher -> student -> narrower student, which is initialized from the student."""
     narrow = ["+model.encoder_embed_dim=16", f"model.init_checkpoint={student}", "+criterion.cosine_weight=0.3"]
@@ -146,7 +142,6 @@ def test_a_chain_of_students_with_every_term_and_projections(folder, distillatio
     assert isinstance(load(folder / "narrow.safetensors").transcribe(folder / "0.wav"), str)
 
 
-@pytest.mark.slow
 def test_two_processes_train_the_same_student_with_projections(folder, distillation, two_processes):
     """The projections of the criterion are trained and remain equal."""
     save_dir = folder / "two"
@@ -160,7 +155,6 @@ def test_two_processes_train_the_same_student_with_projections(folder, distillat
     assert not torch.equal(weight, torch.eye(len(weight)))  # changed from the initial identity
 
 
-@pytest.mark.slow
 def test_an_invalid_setting_is_named(folder, distillation, data, tmp_path):
     command = [str(Path(sys.executable).with_name("w2v-compress")), "train", "--config-dir", str(HERE)]
     command += ["--config-name", "distil", f"hydra.run.dir={tmp_path}", f"checkpoint.save_dir={tmp_path}"]

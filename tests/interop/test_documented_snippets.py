@@ -37,12 +37,10 @@ def agreement(run: Run, tmp_path: Path, small_path: Callable[..., Path], wav: Ca
     return compare
 
 
-@pytest.mark.slow
 def test_the_onnx_snippet_works_as_printed(agreement: Snippet) -> None:
     assert agreement("onnx", "model.onnx", "onnxruntime") == 1
 
 
-@pytest.mark.slow
 def test_the_openvino_snippet_works_as_printed(agreement: Snippet) -> None:
     """OpenVINO computes in bf16 where the processor has units for it, so that near ties of random weights differ."""
     assert agreement("openvino", "model.xml", 'get_rt_info(["w2v_compress"') > 0.9

@@ -75,7 +75,6 @@ def test_logits_equal_those_of_the_recognizer_and_import_restores_the_model(
     assert all(torch.equal(tensor, original.state[name]) for name, tensor in returned.state.items())
 
 
-@pytest.mark.slow
 def test_the_documented_way_works_as_printed(
     run: Run, tmp_path: Path, small_path: Callable[..., Path], wav: Callable[..., Path]
 ) -> None:
@@ -92,7 +91,6 @@ def test_the_documented_way_works_as_printed(
     assert written.split() == Recognizer.load(path, precision="fp32").transcribe(audio).split()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import transformers\n"])
 def test_transformers_loads_beside_a_broken_torchaudio(first: str, tmp_path: Path) -> None:
     (tmp_path / "torchaudio").mkdir()
