@@ -1,9 +1,10 @@
-"""Our runtime and OpenVINO on a quiet machine and a busy one, with the spin count of OpenMP that we choose and others.
+"""Latency of our runtime at several OpenMP spin counts, and of OpenVINO, on an idle and on a busy machine.
 
     python benchmarks/busy.py --json benchmarks/results/busy.json
 
-Each runtime is a process of its own, batch 1, in turns. Then as many processes as there are cores do nothing but keep
-them busy, and the same turns are taken again; and once more without them, to see what the machine did meanwhile.
+Each runtime is a separate process at batch size 1; the runs are interleaved. They are repeated while one busy process
+per core competes for the processor, and once more afterwards, to detect other changes of the machine. Prints the
+medians, and writes the milliseconds of every run with --json.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from w2v_compress.benchmark.peers import OURS, PEERS, Runtime, Setting
-from w2v_compress.benchmark.process import Worker, in_own_process, prepare
+from w2v_compress.benchmark.process import Worker, convert_for, in_new_process
 from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.cores import available_cores
 from w2v_compress.data.audio import SAMPLE_RATE
@@ -35,8 +36,8 @@ PAUSE = 0.05
 
 
 @contextmanager
-def busy_neighbours(count: int) -> Iterator[None]:
-    """Processes that each keep a core busy."""
+def busy_processes(count: int) -> Iterator[None]:
+    """Run `count` processes that each keep a core busy."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(1)
@@ -47,7 +48,8 @@ def busy_neighbours(count: int) -> Iterator[None]:
             process.wait()
 
 
-def start(runtime: Runtime, setting: Setting, spin_count: str) -> Worker:
+def start_worker(runtime: Runtime, setting: Setting, spin_count: str) -> Worker:
+    """Start the process of a runtime with this spin count."""
     os.environ["GOMP_SPINCOUNT"] = spin_count
     try:
         return Worker(runtime, setting)
@@ -56,7 +58,7 @@ def start(runtime: Runtime, setting: Setting, spin_count: str) -> Worker:
 
 
 def measure(model: Path, folder: Path, seconds: float, repeats: int, spin_counts: list[str]) -> list[dict[str, Any]]:
-    """A row for each runtime and spin count: milliseconds of each run, quiet and busy."""
+    """Measure one row for each runtime and spin count: milliseconds of each run on the idle and the busy machine."""
     audio = folder / "audio.npy"
     samples = np.random.default_rng(0).normal(scale=0.1, size=round(seconds * SAMPLE_RATE))
     np.save(audio, samples.astype(np.float32))
@@ -67,32 +69,33 @@ def measure(model: Path, folder: Path, seconds: float, repeats: int, spin_counts
             setting = Setting(
                 model=model, folder=folder, precision=runtime.precision, threads=available_cores(), point="1,1,1"
             )
-            reason = prepare(runtime, setting)
+            reason = convert_for(runtime, setting)
             if reason is not None:
                 sys.exit(f"{runtime.name}: {reason}")
             for spin_count in spin_counts if runtime in ours else [LIBGOMP_SPIN_COUNT]:
-                worker = stack.enter_context(closing(start(runtime, setting, spin_count)))
+                worker = stack.enter_context(closing(start_worker(runtime, setting, spin_count)))
                 worker.run([audio])
                 row = {"runtime": runtime.name, "seconds": seconds, "quiet": [], "busy": [], "quiet_after": []}
                 rows.append((row | {"spin_count": spin_count if runtime in ours else None}, worker))
 
-        def turns(name: str) -> None:
+        def run_rounds(name: str) -> None:
             for _ in range(repeats):
                 for row, worker in rows:
                     row[name].append(1000 * worker.run([audio]).seconds)
                     time.sleep(PAUSE)
 
         with progress_bar(f"{seconds:g} s of audio") as progress:
-            turns("quiet")
+            run_rounds("quiet")
             progress(1, 3)
-            with busy_neighbours(available_cores()):
-                turns("busy")
+            with busy_processes(available_cores()):
+                run_rounds("busy")
             progress(2, 3)
-            turns("quiet_after")
+            run_rounds("quiet_after")
     return [row for row, _ in rows]
 
 
-def lines(rows: list[dict[str, Any]]) -> list[list[str]]:
+def table_lines(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Format the medians of all rows."""
     peer = {row["seconds"]: statistics.median(row["busy"]) for row in rows if row["runtime"] == PEER}
     return [
         [
@@ -109,13 +112,19 @@ def lines(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def main() -> None:
-    """Measure, show and write."""
+    """Run the benchmark, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--model", type=Path, help="a floating-point model file; by default base with random weights")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 10.0], help="of audio")
-    parser.add_argument("--repeats", type=int, default=15, help="of each of the three rounds")
-    parser.add_argument("--spin-counts", nargs="+", default=[LIBGOMP_SPIN_COUNT, SPIN_COUNT, "0"], metavar="N")
+    parser.add_argument("--json", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--model", type=Path, help="floating-point model file; by default base with random weights")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 10.0], help="seconds of audio")
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs in each of the three phases")
+    parser.add_argument(
+        "--spin-counts",
+        nargs="+",
+        default=[LIBGOMP_SPIN_COUNT, SPIN_COUNT, "0"],
+        metavar="N",
+        help="OpenMP spin counts",
+    )
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -123,11 +132,11 @@ def main() -> None:
         model = arguments.model
         if model is None:
             model = folder / "base.safetensors"
-            in_own_process(export_random, "base", model)
+            in_new_process(export_random, "base", model)
         for seconds in arguments.seconds:
             rows += measure(model.resolve(), folder, seconds, arguments.repeats, arguments.spin_counts)
-    columns = ["audio", "runtime", "spin count", "quiet, ms", "busy, ms", "longest", f"over {PEER}, busy"]
-    print_table("Medians", columns, lines(rows))
+    columns = ["audio", "runtime", "spin count", "idle, ms", "busy, ms", "busy, max", f"relative to {PEER}"]
+    print_table("Medians", columns, table_lines(rows))
     if arguments.json:
         settings = {"model": str(arguments.model or "base, random weights"), "repeats": arguments.repeats}
         settings |= {"neighbours": available_cores(), "threads": available_cores()}

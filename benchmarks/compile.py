@@ -1,11 +1,11 @@
-"""Whether torch.compile is worth its start: a network as the runtime prepares it, and compiled, at varying lengths.
+"""Start-up cost and speed of torch.compile, compared with our optimized network, on audio of varying length.
 
     python benchmarks/compile.py --json benchmarks/results/compile.json
 
-Random weights, batch 1. What is compiled is the encoder, with packed weights ("freezing"): the extractor goes over the
-audio in a loop, which torch would unroll anew for each length. Compiled for lengths that vary, as recordings do. The
-start is what the first passes over all lengths, in which torch compiles, take above warm ones. A length of a new kind
-may make it compile again, which shows in the slowest of those after the first.
+Random weights, batch 1. Only the encoder is compiled, with packed weights ("freezing") and dynamic shapes: the
+extractor loops over the audio, and torch would unroll this loop for every length. The start-up cost is the time of the
+first passes over all lengths, minus that of warm passes. A new length may trigger another compilation, which shows in
+the slowest first pass after the first one. Prints a table, and writes the times with --json.
 """
 
 import argparse
@@ -30,9 +30,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def main() -> None:
-    """Measure, show and write."""
+    """Run the benchmark, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results to this JSON file")
     parser.add_argument("--architecture", default="base")
     parser.add_argument("--precision", choices=tuple(DTYPES), nargs="+", default=tuple(DTYPES))
     parser.add_argument("--repeats", type=int, default=9)
@@ -42,7 +42,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     inductor.freezing = True
-    inductor.force_disable_caches = True  # what an earlier run left on disk would make the start shorter
+    inductor.force_disable_caches = True  # a cache on disk from an earlier run would shorten the start-up
     measured = [
         measure(arguments.architecture, precision, arguments.repeats, arguments.seed)
         for precision in arguments.precision
@@ -56,7 +56,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(architecture: str, precision: str, repeats: int, seed: int) -> dict[str, object]:
-    """What is written of one precision, and shown."""
+    """Measure one precision, print its table, and return the results."""
     torch.manual_seed(seed)
     dtype = DTYPES[precision]
     plain = AcousticModel(named_architecture(architecture)).eval().requires_grad_(False).to(dtype)
@@ -67,29 +67,30 @@ def measure(architecture: str, precision: str, repeats: int, seed: int) -> dict[
     audio = [torch.randn(1, round(seconds * SAMPLE_RATE)).to(dtype) for seconds in SECONDS]
     runs: dict[str, nn.Module] = {"prepared": prepared, "compiled": compiled}
     first = {name: [first_pass(run, samples) for samples in audio] for name, run in runs.items()}
-    turns = [{name: partial(run, samples) for name, run in runs.items()} for samples in audio]
-    medians = [interleaved_latency(each, repeats) for each in turns]
+    calls = [{name: partial(run, samples) for name, run in runs.items()} for samples in audio]
+    medians = [interleaved_latency(each, repeats) for each in calls]
     warm = {name: [each[name] for each in medians] for name in runs}
-    # Noise may leave less than nothing of the first passes of what is not compiled.
+    # For the network that is not compiled the difference may be negative because of noise.
     start = {name: max(0.0, sum(first[name]) - sum(warm[name]) / 1000) for name in runs}
     saved = (sum(warm["prepared"]) - sum(warm["compiled"])) / 1000 / sum(SECONDS)
-    worth = start["compiled"] / saved / 3600 if saved > 0 else None
-    rows = [["start", *(f"{start[name]:.1f} s" for name in runs)]]
-    rows += [["slowest first pass after it", *(f"{max(first[name][1:]):.2f} s" for name in runs)]]
+    break_even = start["compiled"] / saved / 3600 if saved > 0 else None
+    rows = [["start-up", *(f"{start[name]:.1f} s" for name in runs)]]
+    rows += [["slowest later first pass", *(f"{max(first[name][1:]):.2f} s" for name in runs)]]
     rows += [[f"{s:g} s of audio", *(f"{warm[name][i]:.0f} ms" for name in runs)] for i, s in enumerate(SECONDS)]
     print_table(f"{architecture} in {precision}, {torch.get_num_threads()} threads", ["", *runs], rows)
-    print("Its start is " + (f"won back after {worth:.1f} hours of audio." if worth else "never won back."))
+    after = f"after {break_even:.1f} hours of audio" if break_even else "never"
+    print(f"Break-even of compilation: {after}.")
     return {
         "precision": precision,
         "first_seconds": first,
         "warm_milliseconds": warm,
         "start_seconds": start,
-        "hours_of_audio_to_win_back": worth,
+        "hours_of_audio_to_win_back": break_even,
     }
 
 
 def first_pass(run: nn.Module, samples: Tensor) -> float:
-    """Seconds of a pass over audio of a length that `run` has not seen."""
+    """Return the seconds of the first pass of `run` over audio of this length."""
     start = time.perf_counter()
     run(samples)
     return time.perf_counter() - start

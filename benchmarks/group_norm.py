@@ -1,10 +1,11 @@
-"""Errors of the logits of a base model in fp32, whose group norm is folded into the first convolution, against fp64.
+"""Errors of fp32 logits of base models, whose group norm is folded into the first convolution, relative to fp64.
 
     python benchmarks/group_norm.py --json benchmarks/results/group_norm.json
 
-The reference is transformers in fp64. Stock fairseq in fp32 stands beside ours in training and inference and beside our
-exports. Random weights, with three kinds of first filters: random ones; band-pass ones, as trained models have; and
-high-pass ones, under which hum and offsets cancel. Audio: speech of the quickstart's corpus, one utterance at a time.
+Errors are relative to transformers in fp64. Compares stock fairseq in fp32 with our network in training and inference,
+and with our exports. Random weights, with three kinds of filters in the first convolution: random; band-pass, as in
+trained models; and high-pass, which cancels hum and offsets. Audio: speech of the quickstart's corpus, one utterance at
+a time. Prints tables, and writes the errors with --json.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2v_compress.benchmark.peers import PEERS, REFERENCE, Setting, fairseq, onnxruntime, openvino, transformers
+from w2v_compress.benchmark.peers import BASELINE, PEERS, Setting, fairseq, onnxruntime, openvino, transformers
 from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.data.audio import SAMPLE_RATE, AudioArray, read_audio
 from w2v_compress.evaluation.machine import describe_machine
@@ -33,11 +34,11 @@ CORPUS = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "c
 FILTERS = "w2v_model.feature_extractor.conv_layers.0.0.weight"
 STOCK = "fairseq"
 Run = Callable[[AudioArray], Tensor]
-"""(samples,) -> logits (frames, units)"""
+"""Computes the logits (frames, units) of samples (samples,)."""
 
 
 def filters(kind: str, shape: torch.Size, seed: int) -> Tensor:
-    """Weights (channels, 1, kernel) of the first convolution."""
+    """Return weights (channels, 1, kernel) of `kind` for the first convolution."""
     generator = torch.Generator().manual_seed(seed)
     channels, _, kernel = shape
     taps = torch.arange(float(kernel))
@@ -46,7 +47,7 @@ def filters(kind: str, shape: torch.Size, seed: int) -> Tensor:
         waves = torch.cos(2 * torch.pi * (frequencies[:, None] * taps + phases[:, None]))
         weight = waves * torch.hann_window(kernel + 2, periodic=False)[1:-1]
         weight -= weight.mean(1, keepdim=True)
-    else:  # differences of first to sixth order
+    else:  # high-pass: differences of first to sixth order
         rows = []
         for channel in range(channels):
             row = torch.ones(1)
@@ -58,7 +59,7 @@ def filters(kind: str, shape: torch.Size, seed: int) -> Tensor:
 
 
 def kinds_of_audio(seconds: float) -> dict[str, AudioArray]:
-    """Speech of this length, and what may happen to it."""
+    """Return speech of this length, plain and with several distortions."""
     length = round(seconds * SAMPLE_RATE)
     pieces: list[AudioArray] = []
     for path in itertools.cycle(sorted(CORPUS.glob("*.opus"))):
@@ -67,7 +68,7 @@ def kinds_of_audio(seconds: float) -> dict[str, AudioArray]:
             break
     speech = np.concatenate(pieces)[:length].astype(np.float64)
     hum = 0.3 * np.sin(2 * np.pi * 50 * np.arange(length) / SAMPLE_RATE)
-    made = {
+    audio = {
         "speech": speech,
         "speech, hum of 50 Hz": speech + hum,
         "hum": hum,
@@ -76,20 +77,20 @@ def kinds_of_audio(seconds: float) -> dict[str, AudioArray]:
         "speech, clipped": np.clip(20 * speech, -1, 1),
         "speech at -40 dB, hum": 1e-2 * speech + hum,
     }
-    return {name: samples.astype(np.float32) for name, samples in made.items()}
+    return {name: samples.astype(np.float32) for name, samples in audio.items()}
 
 
 def runtimes(setting: Setting) -> dict[str, Run]:
-    """The reference first, then stock fairseq and ours."""
+    """Load the fp64 network, stock fairseq, and our networks and exports."""
     for module in (transformers, fairseq, onnxruntime, openvino):
-        module.prepare(setting)
+        module.convert(setting)
     peers = {"fairseq": fairseq, "our ONNX": onnxruntime, "our OpenVINO": openvino}
     loaded = {name: module.load(setting) for name, module in peers.items()}
     networks = {
         "ours": read_model(setting.model).build(),
         "our runtime": Recognizer.load(setting.model, precision="fp32", threads=setting.threads).model,
     }
-    exact = transformers.network(setting, torch.float64)
+    exact = transformers.load_model(setting, torch.float64)
     found: dict[str, Run] = {"fp64": lambda audio: exact(torch.from_numpy(audio)[None].double()).logits[0]}
     for name, run in loaded.items():
         found[name] = lambda audio, run=run: torch.from_numpy(run([audio])[0])  # type: ignore[misc]
@@ -99,7 +100,7 @@ def runtimes(setting: Setting) -> dict[str, Run]:
 
 
 def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
-    """For each audio, the largest and the rms error of each runtime."""
+    """Yield the largest and the rms error of each runtime for each audio."""
     found = runtimes(setting)
     for length in seconds:
         for kind, audio in kinds_of_audio(length).items():
@@ -116,8 +117,9 @@ def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """As Markdown, for each audio over all filters and lengths: stock's errors, and the largest of each of ours in
-    times of stock's on the same.
+    """Summarize each audio over all filters and lengths in Markdown.
+
+    Lists the errors of stock fairseq, and for each of ours the largest ratio to the error of fairseq on the same audio.
     """
     ours = [name for name in rows[0]["rms"] if name != STOCK]
     lines = []
@@ -130,11 +132,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, show and write."""
+    """Run the benchmark, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 10.0, 60.0], help="of audio")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--json", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 10.0, 60.0], help="seconds of audio")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the weights")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[dict[str, Any]] = []
@@ -161,13 +163,13 @@ def main() -> None:
         for row in rows
     ]
     print_table(
-        "Rms error of the logits: fairseq's, and how many times as large ours are",
+        "Rms error of the logits of fairseq, and ratio of our errors to it",
         ["first filters", "audio", "length", *names],
         lines,
     )
     print(summary(rows))
     if arguments.json:
-        settings = {"command": "python benchmarks/group_norm.py", "seed": arguments.seed, "reference": REFERENCE}
+        settings = {"command": "python benchmarks/group_norm.py", "seed": arguments.seed, "reference": BASELINE}
         packages = {name: PEERS[name].packages for name in ("onnxruntime-fp32", "openvino-fp32")}
         write_json(arguments.json, settings | {"machine": describe_machine(), "runtimes": packages, "rows": rows})
 

@@ -1,12 +1,12 @@
-"""Peak memory and time of long files against a short one, and what the seams between windows change.
+"""Peak memory and speed on a long file and a short one, and the effect of the window boundaries.
 
     python benchmarks/long_audio.py path/to/recordings
 
-Recordings of a folder, in an order drawn by the seed, are joined into files of 60 s and of `--hours`. `w2v-compress
-transcribe` runs on each in a process of its own. A third file is transcribed in windows and in one pass, and the best
-labels of the frames are compared: of all, and of those further from a seam than the context that windows overlap by.
-Without --model the weights are random, on which memory and time do not depend. Exit status 1 when the long file takes
-over 300 MB more than the short one.
+Joins recordings of a folder in random order into files of 60 s and of `--hours`, and runs `w2v-compress transcribe` on
+each in a separate process. Transcribes a third file in windows and in one pass, and compares the best label of each
+frame, over all frames and over those further from a boundary than the context by which windows overlap. Without --model
+the weights are random, on which memory and time do not depend. Writes benchmarks/results/long_audio.json, or the file
+of --json. Exits with status 1 when the long file needs over 300 MB more memory than the short one.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from w2v_compress.runtime.recognizer import Recognizer
 from w2v_compress.runtime.windows import CHUNK_SECONDS, CONTEXT_SECONDS
 
 SHORT_SECONDS = 60.0
-MOST_GROWTH = 300_000_000
+MAX_GROWTH = 300_000_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 def join_recordings(recordings: list[Path], seconds: float, path: Path, generator: np.random.Generator) -> None:
-    """Write recordings, drawn one after the other, as a 16 kHz wav file of `seconds`."""
+    """Write randomly drawn recordings, one after the other, as a 16 kHz wav file of `seconds`."""
     missing = round(seconds * SAMPLE_RATE)
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1) as file:
         while missing:
@@ -49,11 +49,11 @@ def join_recordings(recordings: list[Path], seconds: float, path: Path, generato
 
 
 def transcribe_alone(model: Path, audio: Path, options: list[str]) -> dict[str, Any]:
-    """What `w2v-compress transcribe` says of one file, in a process of its own."""
+    """Run `w2v-compress transcribe` on one file in a new process; returns its memory, times and text length."""
     report = audio.with_suffix(".json")
     program = [sys.executable, "-c", "from w2v_compress.cli import main; main()"]
     began = time.perf_counter()
-    command = [*program, "transcribe", model, audio, "--json", report, *options]
+    command = [*program, "transcribe", str(model), str(audio), "--json", str(report), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     elapsed = time.perf_counter() - began
     values = json.loads(report.read_text())
@@ -71,7 +71,7 @@ def transcribe_alone(model: Path, audio: Path, options: list[str]) -> dict[str, 
 
 
 def compare_with_one_pass(recognizer: Recognizer, audio: Path) -> dict[str, Any]:
-    """Shares of the frames of `audio` whose best label is the same in windows and in one pass."""
+    """Compute the fraction of the frames of `audio` with the same best label in windows and in one pass."""
     samples = read_audio(audio)
     point = recognizer.checked_point()
     windows = recognizer.windows(len(samples), point)
@@ -94,28 +94,28 @@ def compare_with_one_pass(recognizer: Recognizer, audio: Path) -> dict[str, Any]
     }
 
 
-def show(files: list[dict[str, Any]], seams: dict[str, Any]) -> None:
-    """The figures, for people."""
+def print_results(files: list[dict[str, Any]], seams: dict[str, Any]) -> None:
+    """Print memory, speed and equal labels."""
     rows = [
         [f"{file['audio_seconds']:g} s", megabytes(file["peak_memory_bytes"]), f"{file['real_time_factor']:.4f}"]
         for file in files
     ]
-    print_table(f"Each in a process of its own, {files[0]['precision']}", ["file", "peak memory", "RTF"], rows)
+    print_table(f"Separate processes, {files[0]['precision']}", ["file", "peak memory", "real-time factor"], rows)
     print(f"growth: {megabytes(files[1]['peak_memory_bytes'] - files[0]['peak_memory_bytes'])}")
     print(
-        f"best label as in one pass over {seams['audio_seconds']:g} s: {seams['equal_best_label']:.2%} of all frames, "
-        f"{seams['equal_best_label_away_from_seams']:.2%} of those over {CONTEXT_SECONDS:g} s from a seam"
+        f"same best label as in one pass over {seams['audio_seconds']:g} s: {seams['equal_best_label']:.2%} of all "
+        f"frames, {seams['equal_best_label_away_from_seams']:.2%} of those over {CONTEXT_SECONDS:g} s from a boundary"
     )
 
 
 def main() -> None:
-    """Measure, show and write."""
+    """Run the benchmark, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where recordings are, at any depth")
-    parser.add_argument("--model", type=Path, help="a model file; by default random weights")
-    parser.add_argument("--architecture", default="base", help="of the random weights")
-    parser.add_argument("--hours", type=float, default=1.0, help="of the long file")
-    parser.add_argument("--compared-seconds", type=float, default=90.0, help="of the file for one pass; over 30")
+    parser.add_argument("folder", type=Path, help="folder with recordings, searched recursively")
+    parser.add_argument("--model", type=Path, help="model file; by default random weights")
+    parser.add_argument("--architecture", default="base", help="architecture of the random weights")
+    parser.add_argument("--hours", type=float, default=1.0, help="length of the long file")
+    parser.add_argument("--compared-seconds", type=float, default=90.0, help="length of the third file; over 30")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
@@ -125,7 +125,7 @@ def main() -> None:
         parser.error(f"--compared-seconds must be over {CHUNK_SECONDS:g}, the length of a window")
     recordings = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not recordings:
-        sys.exit(f"{arguments.folder}: holds no recordings ({', '.join(SUFFIXES)})")
+        sys.exit(f"{arguments.folder}: contains no recordings ({', '.join(SUFFIXES)})")
     options = ["--precision", arguments.precision]
     options += ["--threads", str(arguments.threads)] if arguments.threads else []
     generator = np.random.default_rng(arguments.seed)
@@ -141,7 +141,7 @@ def main() -> None:
         files = [transcribe_alone(model, path, options) for path in paths[:2]]
         recognizer = Recognizer.load(model, precision=arguments.precision, threads=arguments.threads)
         seams = compare_with_one_pass(recognizer, paths[2])
-    show(files, seams)
+    print_results(files, seams)
     growth = files[1]["peak_memory_bytes"] - files[0]["peak_memory_bytes"]
     machines = [file.pop("machine") for file in files]
     result = {
@@ -155,8 +155,8 @@ def main() -> None:
         "seams": seams,
     }
     write_json(arguments.json, result)
-    if growth > MOST_GROWTH:
-        sys.exit(f"the long file takes {megabytes(growth)} more than the short one: over {megabytes(MOST_GROWTH)}")
+    if growth > MAX_GROWTH:
+        sys.exit(f"the long file needs {megabytes(growth)} more than the short one; at most {megabytes(MAX_GROWTH)}")
 
 
 if __name__ == "__main__":

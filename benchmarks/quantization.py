@@ -1,8 +1,9 @@
-"""What int8 gains on this machine: matrix products by backend, and the whole model by scheme; docs/quantization.md.
+"""Speed and error of int8: matrix products by backend, and the complete network by scheme; docs/quantization.md.
 
     python benchmarks/quantization.py --json benchmarks/results/quantization.json --threads 1
 
-Weights and audio are random: times do not depend on them. Whatever is compared runs in turns in one process.
+Weights and audio are random, on which times do not depend. Runs are interleaved in one process. Prints the results, and
+writes times, file sizes and errors with --json.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.model_file.storage import quantize_file, read_model
 from w2v_compress.nn import AcousticModel, named_architecture
 from w2v_compress.nn.convolution import WeightNormConvolution
+from w2v_compress.nn.device import has_int8_units
 from w2v_compress.quantization import int8
 from w2v_compress.runtime.optimize import PackedLinear, optimize_for_inference
 from w2v_compress.runtime.recognizer import Recognizer
@@ -31,14 +33,14 @@ SHAPES = (
     (500, 1024, 3072),
     (500, 1024, 4096),
     (500, 4096, 1024),
-    (16000, 1536, 512),  # the second convolution on 10 s: windows of 3 frames of 512
+    (16000, 1536, 512),  # the second convolution for 10 s: windows of 3 frames of 512
     (8000, 1536, 512),
-    (1000, 1024, 512),  # the last but one: windows of 2 frames
+    (1000, 1024, 512),  # the last but one convolution: windows of 2 frames
 )
 
 
 def torchao_linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor] | None:
-    """Torchao's dynamic int8 of a copy of `linear`; None where torchao is not installed."""
+    """Return a copy of `linear` in torchao's dynamic int8, or None if torchao is not installed."""
     try:
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
     except ImportError:
@@ -50,7 +52,7 @@ def torchao_linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor] | None
 
 
 def onednn_linear(linear: torch.nn.Linear, rows: int) -> Callable[[Tensor], Tensor]:
-    """OneDNN's prepacked product, with one scale and zero point for the whole input."""
+    """Return oneDNN's prepacked int8 product, which has one scale and zero point for the complete input."""
     integers, scale = int8.quantize_weight(linear.weight)
     packed = torch.ops.onednn.qlinear_prepack(integers, [rows, linear.in_features])
     zeros = torch.zeros(len(scale), dtype=torch.int32)
@@ -67,7 +69,7 @@ def onednn_linear(linear: torch.nn.Linear, rows: int) -> Callable[[Tensor], Tens
 
 
 def measure_product(rows: int, inputs: int, outputs: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds and error of each backend, activations quantized in the call."""
+    """Measure milliseconds and error of each backend, including the quantization of the activations."""
     linear = torch.nn.Linear(inputs, outputs).requires_grad_(False)
     narrow = torch.nn.Linear(inputs, outputs).requires_grad_(False)
     narrow.load_state_dict(linear.state_dict())
@@ -107,7 +109,7 @@ def measure_product(rows: int, inputs: int, outputs: int, repeats: int) -> dict[
 
 
 def measure_positional(frames: int, repeats: int) -> dict[str, Any]:
-    """The positional convolution of LARGE: as a grouped convolution, and as products of integers group by group."""
+    """Measure the positional convolution of LARGE: as a grouped convolution, and as int8 products of each group."""
     convolution = WeightNormConvolution(1024, 128, 16).requires_grad_(False)
     weight = convolution.effective_weight()
     integers, scale = int8.quantize_weight(weight)
@@ -125,8 +127,8 @@ def measure_positional(frames: int, repeats: int) -> dict[str, Any]:
     return {"frames": frames, "milliseconds": interleaved_latency(runs, repeats), "relative_error": {"own": error}}
 
 
-def narrow_the_rest(model: torch.nn.Module) -> None:
-    """Make bfloat16 of what is not int8, as a runtime could: norms, activations, attention, the first convolution."""
+def convert_rest_to_bfloat16(model: torch.nn.Module) -> None:
+    """Convert all parameters outside int8 modules to bfloat16, such as those of norms and the first convolution."""
     for module in model.modules():
         if not isinstance(module, int8.Int8Module):
             for parameter in module.parameters(recurse=False):
@@ -134,7 +136,7 @@ def narrow_the_rest(model: torch.nn.Module) -> None:
 
 
 def measure_model(architecture: str, seconds: float, repeats: int, seed: int) -> dict[str, Any]:
-    """Milliseconds of the whole network, batch 1, bytes of its files, and the relative error of its logits."""
+    """Measure the complete network: milliseconds at batch size 1, file sizes and the relative error of the logits."""
     audio = torch.randn(1, round(seconds * SAMPLE_RATE))
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.safetensors" for name in ("fp32", "paper", "full")}
@@ -150,13 +152,13 @@ def measure_model(architecture: str, seconds: float, repeats: int, seed: int) ->
         }
         models: dict[str, AcousticModel] = {name: recognizer.model for name, recognizer in recognizers.items()}
         narrowed = models["int8 full, rest in bf16"] = read_model(paths["full"]).build().eval()
-    narrow_the_rest(narrowed)
+    convert_rest_to_bfloat16(narrowed)
     optimize_for_inference(narrowed)
     inputs = {name: audio.to(next(model.parameters()).dtype) for name, model in models.items()}
     logits = {name: model(inputs[name])[0].float() for name, model in models.items()}
     logits = {name: values - values.mean(-1, keepdim=True) for name, values in logits.items()}
     errors = {name: float((values - logits["fp32"]).norm() / logits["fp32"].norm()) for name, values in logits.items()}
-    runs = {name: lambda name=name: models[name](inputs[name]) for name in models}  # type: ignore[misc]
+    runs = {name: lambda name=name: models[name](inputs[name]) for name in models}
     milliseconds = interleaved_latency(runs, repeats)
     return {
         "architecture": architecture,
@@ -172,11 +174,11 @@ def measure_model(architecture: str, seconds: float, repeats: int, seed: int) ->
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure and write."""
+    """Run the benchmarks, print the results and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results to this JSON file")
     parser.add_argument("--architecture", default="large")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of audio")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of audio")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
@@ -186,7 +188,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     results: dict[str, Any] = {
         "machine": describe_machine(),
-        "int8_units": int8.has_int8_units(),
+        "int8_units": has_int8_units(),
         "seed": arguments.seed,
         "repeats": arguments.repeats,
     }

@@ -1,9 +1,10 @@
-"""What a distillation update costs with the teacher in fp32, in bf16, and from the cache.
+"""Time of a distillation update with the teacher in fp32, in bf16, and from the cache.
 
     python benchmarks/teacher_cache.py --json benchmarks/results/teacher_cache.json
 
-LARGE (24 layers, random weights) teaches its 12-layer student on one utterance of 10 s of noise: forward pass, loss and
-backward pass of the criterion as fairseq runs it, without the optimizer. The three are run in turns.
+Distils LARGE (24 layers, random weights) into its 12-layer student on one utterance of 10 s of noise. An update is the
+forward pass, loss and backward pass of the criterion, as fairseq runs it, without the optimizer. The runs are
+interleaved. Prints a table, and writes the milliseconds with --json.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import torch
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
-import w2v_compress.models  # noqa: F401  (mends fairseq)
+import w2v_compress.models  # noqa: F401  (patches fairseq and registers our models)
 from w2v_compress.cli.console import print_table
 from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistillationConfig
 from w2v_compress.data.audio import SAMPLE_RATE
@@ -30,8 +31,8 @@ from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
 SEED = 1
 
 
-def libri_task(normalize: bool) -> Any:
-    """What model and criterion ask of a fairseq task."""
+def stub_task(normalize: bool) -> Any:
+    """Return the attributes of a fairseq task that the model and the criterion use."""
     dictionary = Dictionary()
     for symbol in Units.letters().symbols[4:]:
         dictionary.add_symbol(symbol)
@@ -39,7 +40,7 @@ def libri_task(normalize: bool) -> Any:
 
 
 def noise_batch(seconds: float) -> dict[str, Any]:
-    """One utterance of noise with a transcript of 20 units, as fairseq's data set gives it."""
+    """Return a batch of one utterance of noise with a transcript of 20 units, in fairseq's format."""
     source = torch.randn(1, round(seconds * SAMPLE_RATE))
     return {
         "id": torch.zeros(1),
@@ -51,8 +52,9 @@ def noise_batch(seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the benchmark, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="large", help="named architecture (default: large)")
+    parser.add_argument("--teacher", default="large", help="architecture of the teacher")
     parser.add_argument("--student-layers", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=9)
@@ -63,9 +65,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "teacher.safetensors")
         normalize = export_random(args.teacher, path, SEED).header.normalize
-        task = libri_task(normalize)
+        task = stub_task(normalize)
         settings = {"init_checkpoint": str(path), "encoder_layers": args.student_layers}
-        settings |= {"normalize": normalize, "data": ""}  # which fairseq would take from the task
+        settings |= {"normalize": normalize, "data": ""}  # fairseq would take them from the task
         cfg = OmegaConf.merge(OmegaConf.structured(StudentCtcConfig), settings)
         student = StudentCtc.build_model(cfg, task).train()
         variants = {
@@ -93,11 +95,11 @@ def main() -> None:
             if criterion.teacher is not None:
                 precisions[name] = str(criterion.teacher.network.proj.weight.dtype).removeprefix("torch.")
         milliseconds = interleaved_latency(runs, args.repeats)
-    whole = milliseconds["teacher in fp32"]
+    baseline = milliseconds["teacher in fp32"]
     print_table(
-        f"{args.teacher} teaches {args.student_layers} layers, {args.seconds:g} s of audio, an update",
-        ["teacher", "ms", "of the time with fp32"],
-        [[name, f"{value:.0f}", f"{value / whole:.2f}"] for name, value in milliseconds.items()],
+        f"Update: {args.teacher} to {args.student_layers} layers, {args.seconds:g} s of audio",
+        ["teacher", "ms", "relative to fp32"],
+        [[name, f"{value:.0f}", f"{value / baseline:.2f}"] for name, value in milliseconds.items()],
     )
     if args.json:
         figures = {"milliseconds": milliseconds, "teacher_precision": precisions, "repeats": args.repeats}

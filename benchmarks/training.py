@@ -1,13 +1,13 @@
-"""Training speed of our models under fairseq's own trainer, against stock wav2vec 2.0 at the same shapes.
+"""Training speed of our models, compared with stock wav2vec 2.0 of the same shape, under fairseq's own trainer.
 
     python benchmarks/training.py --json benchmarks/results/training.json                     # CPU, fp32
     python benchmarks/training.py --device cuda --json benchmarks/results/training_gpu.json   # one GPU, bf16
 
 An update is fairseq's `Trainer.train_step` on one batch of noise: forward and backward pass, gradients, Adam. Settings
-are those of the recipes in configs/ (dropout, masks, frozen extractor in fine-tuning), but that no layers are dropped,
-so that all updates are the same work; weights are random. Updates are taken in turns; on a GPU, the peak memory is that
-of a model's updates without the other models. `sampled` draws the point of each update from all that the recipe has:
-its time is the mean, the others' the median.
+are those of the recipes in configs/ (dropout, masks, frozen extractor in fine-tuning), without layer drop, so that all
+updates do the same work; weights are random. Updates are interleaved. On a GPU, the peak memory is measured with only
+one model on the device. `sampled` draws a compression point of the recipe for each update; its time is the mean, that
+of other points the median. Prints a table, and writes the times of all updates with --json.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
+import w2v_compress.models  # noqa: F401  (patches fairseq and registers our models)
 from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.data.units import Units
@@ -40,8 +41,8 @@ from w2v_compress.nn.compression import parse_points
 from w2v_compress.tasks.compression import CompressionTask
 
 SHAPES = {"cpu": (1, 5.0), "cuda": (6, 15.0)}
-"""Utterances and seconds of a batch; on a GPU about the recipe's 1.4 million samples."""
-UNITS_PER_SECOND = 15  # of a transcript
+"""Utterances in a batch and seconds of each; on a GPU about 1.4 million samples, as in the recipe."""
+UNITS_PER_SECOND = 15  # units of a transcript per second of audio
 UPDATES_FOR_MEMORY = 3
 STOCK_POINT = "1,1,1"
 SAMPLED = "sampled"
@@ -56,7 +57,7 @@ SHARED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Pre-training or fine-tuning: names and settings of configs/."""
+    """Pre-training or fine-tuning: registry names and settings of configs/."""
 
     fine_tuning: bool
     stock_task: str
@@ -107,24 +108,25 @@ KINDS = {
 
 @dataclass
 class Row:
-    """An update of one model at one point."""
+    """Results of one model at one compression point."""
 
     kind: str
     model: str
     point: str
     milliseconds: float
     times_faster: float
-    """Than stock, of the same kind, in the same turns."""
+    """Speed-up over the stock model in the same kind of training and the same rounds."""
     updates_per_second: float
     audio_per_second: float
-    """Seconds of audio trained on in each second."""
+    """Seconds of audio trained per second."""
     peak_bytes: int | None
-    """Of a GPU's memory."""
+    """Peak memory on a GPU."""
     times: list[float]
+    """Milliseconds of each update."""
 
 
-class Bench:
-    """The models of one kind of training, and their one batch."""
+class TrainingBenchmark:
+    """Benchmark of the models of one kind of training on one batch."""
 
     def __init__(self, kind: str, arguments: argparse.Namespace, folder: Path) -> None:
         self.kind, self.recipe, self.arguments, self.folder = kind, KINDS[kind], arguments, folder
@@ -132,7 +134,7 @@ class Bench:
         self.batch = noise_batch(arguments)
 
     def measure(self) -> list[Row]:
-        """Stock, and ours at each point."""
+        """Measure the stock model, and ours at each point."""
         models = (self.recipe.stock, *self.recipe.ours)
         peaks: dict[tuple[str, str], int] = {}
         if self.arguments.device == "cuda":
@@ -162,21 +164,21 @@ class Bench:
         return rows
 
     def points(self, model: str) -> list[str]:
-        """Where a model is trained: at those of the points asked for that it has, and at sampled ones."""
+        """Return the requested points that a model supports, and `sampled`; stock models only train at (1, 1, 1)."""
         if model == self.recipe.stock:
             return [STOCK_POINT]
         points = parse_points(self.arguments.points.split())
         return [str(point) for point in points if model != UNSQUEEZED or point.squeeze == 1] + [SAMPLED]
 
     def trainer(self, name: str) -> Trainer:
-        """fairseq's, over a model with random weights, of the same seed for all."""
+        """Return fairseq's trainer of a model with random weights from the common seed."""
         stock = name == self.recipe.stock
         values = {
             "common": {"seed": self.arguments.seed, "cpu": self.arguments.device == "cpu"},
             "task": {"_name": self.recipe.stock_task if stock else self.recipe.task, "data": str(self.folder)},
             "model": {"_name": name, **self.recipe.model},
             "criterion": self.recipe.criterion,
-            "checkpoint": {"save_dir": str(self.folder)},  # where a failing trainer leaves its state
+            "checkpoint": {"save_dir": str(self.folder)},  # where the trainer writes its state after an error
             **SHARED,
         }
         values["common"]["bf16"] = self.arguments.device == "cuda"
@@ -197,7 +199,7 @@ class Bench:
         return Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
 
     def pretrained(self) -> Path:
-        """What fairseq saves of a pre-trained network of this shape, with random weights; and its dictionary."""
+        """Write a fairseq checkpoint of a pre-trained network of this shape with random weights, and its dictionary."""
         path = self.folder / "pretrained.pt"
         if not path.exists():
             settings = {name: value for name, value in self.network.items() if name != "_name"}
@@ -211,7 +213,7 @@ class Bench:
         return path
 
     def update(self, trainer: Trainer, point: str) -> Callable[[], None]:
-        """One update on the batch, at the point."""
+        """Return a function that runs one update at `point`."""
 
         def run() -> None:
             if isinstance(trainer.task, CompressionTask):
@@ -223,8 +225,8 @@ class Bench:
         return run
 
     def peak_memory(self, model: str) -> dict[tuple[str, str], int]:
-        """Most bytes of the GPU during updates of this model at each point, none of the others being there."""
-        gc.collect()  # a trainer is part of cycles
+        """Return the peak GPU memory of updates at each point, with only this model on the GPU."""
+        gc.collect()  # frees trainers, which are part of reference cycles
         trainer = self.trainer(model)
         peaks = {}
         for point in self.points(model):
@@ -237,7 +239,7 @@ class Bench:
 
 
 def noise_batch(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Utterances of noise of one length with transcripts, as fairseq's data sets give them."""
+    """Return a batch of utterances of noise with transcripts, in fairseq's format."""
     generator = torch.Generator().manual_seed(arguments.seed)
     count, samples = arguments.batch, round(arguments.seconds * SAMPLE_RATE)
     units = max(1, round(UNITS_PER_SECOND * arguments.seconds))
@@ -251,19 +253,23 @@ def noise_batch(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def parsed() -> argparse.Namespace:
-    """The command's arguments."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--json", type=Path, help="write the results to this JSON file")
     parser.add_argument("--device", choices=tuple(SHAPES), default="cpu")
     parser.add_argument("--architecture", default="base")
     parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS))
-    parser.add_argument("--points", default="1,1,1 2,1,1 2,2,2 4,1,1", help="S,Q,K ...")
+    parser.add_argument(
+        "--points", default="1,1,1 2,1,1 2,2,2 4,1,1", help="compression points S,Q,K, separated by spaces"
+    )
     parser.add_argument(
         "--batch", type=int, help=f"utterances (default: {SHAPES['cpu'][0]}, on a GPU {SHAPES['cuda'][0]})"
     )
     parser.add_argument(
-        "--seconds", type=float, help=f"of each (default: {SHAPES['cpu'][1]:g}, on a GPU {SHAPES['cuda'][1]:g})"
+        "--seconds",
+        type=float,
+        help=f"seconds of each (default: {SHAPES['cpu'][1]:g}, on a GPU {SHAPES['cuda'][1]:g})",
     )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int)
@@ -275,18 +281,18 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, show and write."""
-    arguments = parsed()
+    """Run the benchmark, print a table and write the results."""
+    arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     rows: list[Row] = []
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
-            rows += Bench(kind, arguments, Path(folder)).measure()
+            rows += TrainingBenchmark(kind, arguments, Path(folder)).measure()
     shape = f"{arguments.batch} x {arguments.seconds:g} s"
     print_table(
         f"Updates of {arguments.architecture}, {shape}, on {arguments.device}",
-        ["training", "model", "point", "ms", "times faster", "updates per s", "audio s per s", "peak memory"],
+        ["training", "model", "point", "ms", "speed-up", "updates per s", "audio s per s", "peak memory"],
         [
             [
                 *(row.kind, row.model, row.point, f"{row.milliseconds:.0f}", f"{row.times_faster:.2f}"),

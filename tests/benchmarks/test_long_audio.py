@@ -1,4 +1,4 @@
-"""The benchmark of long audio, on a small model and minutes of noise."""
+"""The long audio benchmark on a small model and three minutes of noise."""
 
 import json
 import runpy
@@ -38,5 +38,5 @@ def test_long_audio(
     assert "growth: " in out
     assert str(tmp_path) not in report.read_text()
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path / "absent")])
-    with pytest.raises(SystemExit, match="holds no recordings"):
+    with pytest.raises(SystemExit, match="contains no recordings"):
         runpy.run_path(str(SCRIPT), run_name="__main__")

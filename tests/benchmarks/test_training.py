@@ -1,4 +1,4 @@
-"""The benchmark of training, on a small network: stock fairseq and ours under fairseq's trainer."""
+"""The training benchmark on a small network: stock fairseq and ours under fairseq's trainer."""
 
 import json
 import runpy
@@ -21,9 +21,7 @@ SMALL = Architecture(
 )
 
 
-def test_stock_and_ours_are_trained_in_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(ARCHITECTURES, "small", SMALL)
     monkeypatch.setenv("COLUMNS", "150")
     report = tmp_path / "report.json"

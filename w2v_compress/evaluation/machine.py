@@ -6,13 +6,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from .. import memory
 from ..cores import available_cores
+
+Key = TypeVar("Key")
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
@@ -39,12 +41,12 @@ def peak_memory(device: str = "cpu") -> int:
     return memory.peak_memory()
 
 
-def interleaved_latency(runs: Mapping[str, Callable[[], Any]], repeats: int = 9) -> dict[str, float]:
+def interleaved_latency(runs: Mapping[Key, Callable[[], Any]], repeats: int = 9) -> dict[Key, float]:
     """Return the median milliseconds of each callable, timed as in `interleaved_times`."""
     return {name: statistics.median(times) for name, times in interleaved_times(runs, repeats).items()}
 
 
-def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def interleaved_times(runs: Mapping[Key, Callable[[], Any]], repeats: int) -> dict[Key, list[float]]:
     """Return the milliseconds of `repeats` calls of each callable.
 
     The callables take turns, so that a change in the machine's speed affects all of them equally. Each is called once
@@ -52,7 +54,7 @@ def interleaved_times(runs: Mapping[str, Callable[[], Any]], repeats: int) -> di
     """
     for run in runs.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Key, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             start = time.perf_counter()
