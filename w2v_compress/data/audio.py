@@ -136,7 +136,7 @@ def _overlong(name: object, seconds: float, max_seconds: float) -> AudioError:
     return AudioError(name, "overlong", f"lasts {seconds:.2f} s; at most {max_seconds:g} s are allowed")
 
 
-class _SequentialFile(soundfile.SoundFile):
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """A sound file that soundfile does not seek in: a seek after each read resets the state of the MP3 decoder."""
 
     def seekable(self) -> bool:

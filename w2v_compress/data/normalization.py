@@ -32,7 +32,8 @@ class Moments:
         """Normalize `audio` (samples,) by the moments of all blocks added so far."""
         variance = self._squares / self.count
         # 1e-5 is the epsilon of the layer norm that fairseq applies to the waveform
-        return ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
+        normalized: AudioArray = ((audio.astype(np.float64) - self.mean) / np.sqrt(variance + 1e-5)).astype(np.float32)
+        return normalized
 
 
 def normalize(audio: AudioArray) -> AudioArray:

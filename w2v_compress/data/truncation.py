@@ -38,7 +38,7 @@ def _is_truncated(file: BinaryIO) -> bool:
         name, length = header.unpack(file.read(header.size))
         position += header.size + length
         if name in (b"data", b"SSND"):
-            return position > size and length < _UNKNOWN_SIZE
+            return bool(position > size and length < _UNKNOWN_SIZE)
         position += length % 2  # chunks start at even offsets
     return False
 

@@ -212,6 +212,7 @@ class Units:
         if unknown:
             raise InputError(f"text {text[:60]!r}: not in the units: {' '.join(unknown)}")
         if self.kind == "sentencepiece":
-            return self._processor.encode(text, out_type=str)
+            pieces: list[str] = self._processor.encode(text, out_type=str)
+            return pieces
         # each word ends with `|`, as in the output of fairseq's libri_labels.py
         return [letter for word in text.split() for letter in (*word, "|")]
