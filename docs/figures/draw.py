@@ -64,7 +64,8 @@ TITLES = {"Training": (20, 30), "From checkpoint to text": (20, 220)}
 
 STYLE = """
 text { font: 14px sans-serif; text-anchor: middle; dominant-baseline: central; fill: #1a1a1a; }
-text.label { font-size: 12px; fill: #4a4a4a; paint-order: stroke; stroke: white; stroke-width: 5px; }
+text.label { font-size: 12px; fill: #4a4a4a; }
+text.halo { stroke: white; stroke-width: 5px; }
 text.title { font-weight: bold; text-anchor: start; }
 rect.box { fill: #e8eef7; stroke: #41639b; }
 rect.fairseq { fill: #fbeedb; stroke: #b0771c; }
@@ -113,7 +114,9 @@ def data_flow() -> Iterator[str]:
         (x, y), (to_x, to_y) = FILES[source], FILES[target]
         start, end = ((x, y + 16), (to_x, to_y - 17)) if x == to_x else ((x + 70, y), (to_x - 71, to_y))
         yield arrow(start, end)
-        yield f'<text class="label" x="{(start[0] + end[0]) // 2}" y="{(start[1] + end[1]) // 2 - 11}">{package}</text>'
+        place = f'x="{(start[0] + end[0]) // 2}" y="{(start[1] + end[1]) // 2 - 11}"'
+        yield f'<text class="label halo" {place}>{package}</text>'  # two elements: not every viewer has `paint-order`
+        yield f'<text class="label" {place}>{package}</text>'
     yield from boxes(FILES, 140)
     for title, (x, y) in TITLES.items():
         yield f'<text class="title" x="{x}" y="{y}">{title}</text>'

@@ -23,6 +23,11 @@ def has_amx() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
+def onednn_has_bf16() -> bool:
+    """Return whether oneDNN computes bf16 products on this processor, on units for them or emulated."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @functools.cache
 def has_int8_units() -> bool:
     """Return whether the CPU multiplies int8 matrices exactly and fast, as x86 CPUs with VNNI or AMX do.

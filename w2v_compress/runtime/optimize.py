@@ -23,7 +23,7 @@ from ..nn.convolution import (
     overlapping_windows,
     split_groups,
 )
-from ..nn.device import half_precision
+from ..nn.device import half_precision, onednn_has_bf16
 from ..nn.encoder import EncoderLayer
 from ..nn.feature_extractor import ExtractorLayer
 from ..nn.modules import replace_modules
@@ -77,7 +77,7 @@ def packing_works(dtype: torch.dtype) -> bool:
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if not is_x86 or not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
         return False
-    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if dtype == torch.bfloat16 and not onednn_has_bf16():
         return False
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((8, 32), (16, 32), (16,)))
