@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from w2v_compress.cli.console import progress_bar
 from w2v_compress.data.manifest import Utterance, read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
@@ -89,14 +89,8 @@ def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[
     recognizers = {name: load_in_file_precision(path) for name, path in models.items()}
     reports: dict[str, EvaluationReport] = {}
     for name, recognizer in recognizers.items():
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"Evaluating: {name}", total=len(utterances))
-            reports[name] = evaluate(
-                recognizer,
-                utterances,
-                seed=SEED,
-                progress=lambda done, bar=progress, row=task: bar.update(row, completed=done),  # type: ignore[misc]
-            )
+        with progress_bar(f"Evaluating: {name}") as progress:
+            reports[name] = evaluate(recognizer, utterances, seed=SEED, progress=progress)
     chosen = timed_utterances(utterances)
     timed, seconds = [utterance.path for utterance in chosen], sum(utterance.seconds for utterance in chosen)
     print_heading(f"Timing: {len(timed)} prompts ({seconds:.0f} s), batch 1, interleaved, median of 9 runs")
