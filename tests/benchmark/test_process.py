@@ -90,7 +90,7 @@ def load(setting):
             worker.run(audio)
             time.sleep(0.3)
             response = worker.run(audio)
-        assert response.idle_seconds > 0.1  # the worker may be idle later than this process sleeps, if the cores are busy
+        assert response.idle_seconds > 0.1  # less than 0.3: on busy cores the worker becomes idle late
         busy[runtime.name] = response.idle_processor_seconds
     assert busy["spinning"] > 0.02
     assert busy["quiet"] < busy["spinning"] / 2  # relative: other processes may use the cores too
