@@ -215,6 +215,7 @@ def test_the_source_distribution_has_what_the_readme_names(published: Path) -> N
         ours = {
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")
-            if path.is_file() and not {"__pycache__", "out"} & set(path.parts)
+            if path.is_file()
+            and not any(part.startswith(("__pycache__", "out")) for part in path.relative_to(ROOT).parts)
         }
         assert ours - names == set()
