@@ -60,6 +60,18 @@ def test_commands_that_need_fairseq(run: Run, tmp_path: Path, monkeypatch: pytes
         )
 
 
+def test_the_command_for_fairseq_has_the_requirements_of_setup_py(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (ROOT / "setup.py").read_text(encoding="utf-8")
+    required = re.findall(r'f"([^";]+); \{TRAINING_PLATFORM\}"', source)
+    assert len(required) == 4
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(InputError) as caught:
+        require_fairseq("train")
+    _, _, command = str(caught.value).partition("pip install ")
+    assert command.replace("'", "").split() == required
+
+
 def test_platforms_without_wheels_of_fairseq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fairseq", None)
     monkeypatch.setattr(platform, "machine", lambda: "arm64")

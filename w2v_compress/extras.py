@@ -6,7 +6,7 @@ import importlib.util
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -84,8 +84,16 @@ def hiding_broken_torchaudio() -> Iterator[None]:
     else:
         yield
         return
-    sys.modules["torchaudio"] = hidden  # type: ignore[assignment]
+    with replacing_modules({"torchaudio": hidden}):
+        yield
+
+
+@contextmanager
+def replacing_modules(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Import `modules` by their names inside the context, none of which is imported yet; None is not installed."""
+    sys.modules.update(modules)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        del sys.modules["torchaudio"]
+        for name in modules:
+            del sys.modules[name]

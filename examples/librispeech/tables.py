@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from w2v_compress.errors import InputError
-from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.evaluation.report import compute_device, markdown_table
 from w2v_compress.evaluation.wer import Interval
 from w2v_compress.files import write_text
 
@@ -44,8 +44,7 @@ def tables(folder: Path) -> str:
             found[subset] += rows_of(Path(sweep["model"]).parent.name, sweep)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is not a file written by `w2v-compress sweep --json` ({error!r})") from None
-        place = machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
-        machines[subset].add(f"{place}, {sweep['precision']}")
+        machines[subset].add(f"{compute_device(machine)}, {sweep['precision']}")
     if not found:
         raise InputError(f"{folder}: contains no sweep; run sweep.sh first")
     parts = []

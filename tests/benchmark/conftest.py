@@ -34,16 +34,26 @@ def audio(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runtime]:
-    """make_runtime(name, source) returns a runtime whose module has this source, after `import numpy as np`."""
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """write_module(name, source) makes a module with this source, after `import numpy as np`, importable everywhere."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.syspath_prepend(folder)
 
+    def write(name: str, source: str) -> str:
+        (folder / f"{name}.py").write_text(f"import numpy as np\n{source}")
+        return name
+
+    return write
+
+
+@pytest.fixture
+def make_runtime(write_module: Callable[[str, str], str]) -> Callable[..., Runtime]:
+    """make_runtime(name, source) returns a runtime whose module has this source, after `import numpy as np`."""
+
     def make(name: str, source: str = QUIET) -> Runtime:
-        module = f"peer_{name}"
-        (folder / f"{module}.py").write_text(f"import numpy as np\n{source}")
+        module = write_module(f"peer_{name}", source)
         return Runtime(name=name, module=module, precision="fp32")
 
     return make

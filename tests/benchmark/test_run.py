@@ -45,12 +45,8 @@ SHORT: dict[str, Any] = {"seconds": (0.1, 0.2), "batch": (0.1, 0.3)}
 
 
 @pytest.fixture
-def runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def runtimes(write_module: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """runtimes(name={...}) replaces runtimes by stubs, with lines of code for `scale`, `run` and `convert` by name."""
-    folder = tmp_path / "modules"
-    folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(measurement, "PAUSE", 0)
 
     def replace(**changes: dict[str, str]) -> None:
@@ -59,9 +55,8 @@ def runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
             source = NETWORK.replace("NAME", runtime.name)
             for word, default in (("SCALE", "1"), ("RUN", "pass"), ("CONVERT", "pass")):
                 source = source.replace(word, change.get(word.lower(), default))
-            name = f"stub_{runtime.name.replace('-', '_')}"
-            (folder / f"{name}.py").write_text(f"import numpy as np\n{source}")
-            return dataclasses.replace(runtime, module=name, packages=())
+            module = write_module(f"stub_{runtime.name.replace('-', '_')}", source)
+            return dataclasses.replace(runtime, module=module, packages=())
 
         ours = tuple(stub(runtime) for runtime in OURS if runtime.precision != "bf16")
         stubs = {

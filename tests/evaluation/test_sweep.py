@@ -45,11 +45,12 @@ def test_reports_every_point_of_the_space(
 ) -> None:
     timed = []
 
-    def fake(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-        timed.append((list(runs), repeats))
+    def fake(runs: dict[CompressionPoint, Callable[[], object]], repeats: int) -> dict[CompressionPoint, float]:
+        timed.append((list(map(str, runs)), repeats))
         for run in runs.values():
             run()
-        return {"2,1,1": 100.0, "1,1,1": 300.0, "2,1:2,2": 150.0}
+        milliseconds = {"2,1,1": 100.0, "1,1,1": 300.0, "2,1:2,2": 150.0}
+        return {point: milliseconds[str(point)] for point in runs}
 
     monkeypatch.setattr(module, "interleaved_latency", fake)
     report = sweep(recognizer, utterances, repeats=11, timed_seconds=0.8, seed=2)

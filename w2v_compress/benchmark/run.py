@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 from ..nn.device import half_precision, has_int8_units
 from ..nn.meta import on_meta_device
-from ..progress import Progress, no_progress
+from ..progress import Progress, Steps, no_progress
 from . import peers as registry
 from .measurement import RuntimeMeasurement, RuntimeReport, run_interleaved
 from .peers import Runtime, Setting
@@ -167,10 +166,8 @@ class BenchmarkRunner:
             self.runtimes.remove(baseline.runtime)
         return Combination(registry.EXACT, self.network, point)
 
-    def measure_point(
-        self, point: CompressionPoint, baseline: Combination, progress: Callable[[float], object]
-    ) -> list[RuntimeReport]:
-        """Measure the baseline and all runtimes that support `point`; `progress` gets the completed fraction."""
+    def measure_point(self, point: CompressionPoint, baseline: Combination, progress: Progress) -> list[RuntimeReport]:
+        """Measure the baseline and all runtimes that support `point`; `progress` counts runs."""
         combinations = [
             Combination(runtime, self.network, point)
             for runtime in self.runtimes
@@ -183,12 +180,8 @@ class BenchmarkRunner:
             combinations = [each for each in combinations if self._convert(each, folder)]
             utterances = sum(map(len, self.plan.cases.values()))
             runs = len(combinations) * (1 + len(self.plan.cases) * (1 + self.plan.repeats)) + utterances
-            finished = count(1)
-
-            def done() -> None:
-                progress(next(finished) / runs)
-
-            measurements = {each: self._measurement(each, folder, done) for each in combinations}
+            steps = Steps(progress, runs)
+            measurements = {each: self._measurement(each, folder, steps.step) for each in combinations}
             run_interleaved(
                 list(measurements.values()),
                 self.plan.repeats,
@@ -228,9 +221,9 @@ class BenchmarkRunner:
         )
 
 
-def _report_share(progress: Progress, done: int, total: int, share: float) -> None:
-    """Report `done` completed points and the completed share of the next one."""
-    progress(done + share, total)
+def _report_share(progress: Progress, done: int, total: int, runs_done: float, runs: float) -> None:
+    """Report `done` completed points of `total`, and the completed share of the next one."""
+    progress(done + runs_done / runs, total)
 
 
 def _machine(plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError, prefixed
+from ..evaluation.report import compute_device
 from ..runtime.precision import Precision
 from .console import print_message, printing_warnings
 
@@ -104,5 +105,4 @@ def checked_point(recognizer: "Recognizer", point: "CompressionPoint | str | Non
 
 def machine_name(machine: Mapping[str, Any]) -> str:
     """Name what times depend on: the GPU, or the processor and number of threads, and the version of torch."""
-    processor = machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
-    return f"{processor}, torch {machine.get('torch')}"
+    return f"{compute_device(machine)}, torch {machine.get('torch')}"

@@ -37,9 +37,8 @@ def hydra_train(arguments: list[str]) -> None:
 
     register()
     hydra_train.pre_main = _train_registered
-    os.environ.setdefault(
-        "HYDRA_FULL_ERROR", "1"
-    )  # otherwise hydra replaces the one-line error by a shortened traceback
+    # Otherwise hydra replaces the one-line error by a shortened traceback.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv = ["fairseq-hydra-train", *arguments]
     hydra_train.cli_main()
 

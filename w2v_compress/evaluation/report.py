@@ -1,7 +1,7 @@
 """Formatting and reading of results: sizes, Markdown tables, JSON reports."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from ..errors import InputError, readable
 def megabytes(size: int) -> str:
     """Format a number of bytes in megabytes (1e6 bytes)."""
     return f"{size / 1e6:.2f} MB"
+
+
+def compute_device(machine: Mapping[str, Any]) -> str:
+    """Name what a description of `describe_machine` says was computed on: the GPU, or the processor and its threads."""
+    return machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
 
 
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:

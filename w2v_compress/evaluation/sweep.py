@@ -1,7 +1,7 @@
 """Sweep over compression points on one test set: error rates, measured time and counted multiply-accumulates."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from .compute import count_compute
 from .evaluate import evaluate
 from .machine import describe_machine, interleaved_latency
 from .plots import require_matplotlib, save_figure
+from .report import compute_device
 from .wer import Interval, compare
 
 MIN_REPEATS = 9
@@ -188,13 +189,11 @@ def cost_table(report: SweepReport) -> tuple[list[str], list[list[str]]]:
 
 def notes(report: SweepReport) -> list[str]:
     """Return notes that explain the tables, one per line."""
-    machine = report.machine
-    place = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
     return [
         f"Error rates: {report.utterances} utterances, {report.words} words, with bootstrap 95% intervals. "
         "Best (*): no other point is both faster and more accurate.",
         f"Times: {report.timed_utterances} utterances, {report.timed_seconds:.1f} s, batch 1, median of "
-        f"{report.repeats} interleaved runs, {report.precision} on {place}.",
+        f"{report.repeats} interleaved runs, {report.precision} on {compute_device(report.machine)}.",
     ]
 
 
@@ -240,9 +239,7 @@ def _times(
         recognizer.transcribe(audio, SAMPLE_RATE, batch_size=1, point=point)
         steps.step()
 
-    runs: dict[str, Callable[[], None]] = {str(point): partial(run, point) for point in points}
-    milliseconds = interleaved_latency(runs, repeats)
-    return {point: milliseconds[str(point)] for point in points}
+    return interleaved_latency({point: partial(run, point) for point in points}, repeats)
 
 
 def _macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:

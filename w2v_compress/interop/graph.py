@@ -11,7 +11,7 @@ from .. import __version__
 from ..model_file.header import Header
 from ..model_file.storage import ModelFile
 from ..nn.compression import CompressionPoint
-from ..nn.convolution import WeightNormConvolution, grouped_convolution, strided_windows
+from ..nn.convolution import FoldedPositionalConvolution, WeightNormConvolution, strided_windows
 from ..nn.feature_extractor import ChannelNorm, ExtractorLayer
 from ..nn.lengths import valid_mask
 from ..nn.modules import replace_modules
@@ -82,19 +82,6 @@ def sum_blocks(blocks: Tensor) -> Tensor:
     return BLOCK * blocks.sum(3).mean(2).sum(1, keepdim=True)
 
 
-class ExportedPositionalConvolution(nn.Module):
-    """`WeightNormConvolution` with the weight norm folded into the weight."""
-
-    def __init__(self, convolution: WeightNormConvolution) -> None:
-        super().__init__()
-        self.groups, self.bias = convolution.groups, convolution.bias
-        self.weight = nn.Parameter(convolution.effective_weight(), requires_grad=False)
-
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        """Map `(batch, time, channels)` to `(batch, ceil(time / stride), channels)`."""
-        return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
-
-
 class ExportGraph(nn.Module):
     """The network of a model file at one compression point, in the operations that exporters support.
 
@@ -132,7 +119,7 @@ def _exported_module(name: str, module: nn.Module) -> nn.Module | None:
     if isinstance(module, ExtractorLayer):
         return ExportedExtractorLayer(module)
     if isinstance(module, WeightNormConvolution):
-        return ExportedPositionalConvolution(module)
+        return FoldedPositionalConvolution(module.effective_weight(), module.bias, module.groups)
     return None
 
 

@@ -98,6 +98,24 @@ class WeightNormConvolution(nn.Module):
         return grouped_convolution(x, self.effective_weight(), self.bias, stride, self.groups)
 
 
+class FoldedPositionalConvolution(nn.Module):
+    """`WeightNormConvolution` with the weight norm folded into the weight, for inference; same input and output.
+
+    (batch, time, channels) -> (batch, ceil(time / stride), channels)
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, groups: int) -> None:
+        """Compute with `weight` (channels, channels / groups, kernel)."""
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = bias
+
+    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
+        """Convolve `x` with "same" padding."""
+        return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
+
+
 def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, groups: int) -> Tensor:
     """Compute a `WeightNormConvolution` from its normalized weight `(channels, channels / groups, kernel)`.
 

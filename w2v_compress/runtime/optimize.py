@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..nn.acoustic_model import AcousticModel
 from ..nn.attention import SelfAttention
 from ..nn.convolution import (
+    FoldedPositionalConvolution,
     StridedConvolution,
     WeightNormConvolution,
     group_windows,
-    grouped_convolution,
     overlapping_windows,
     split_groups,
 )
@@ -128,24 +128,6 @@ class PackedConvolution(nn.Module):
         windows = overlapping_windows(x, self.kernel, self.stride)
         out: Tensor = self.linear(windows.clone(memory_format=torch.contiguous_format))
         return out
-
-
-class FoldedPositionalConvolution(nn.Module):
-    """`WeightNormConvolution` with the weight norm folded into the weight.
-
-    (batch, time, channels) -> (batch, ceil(time / stride), channels)
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, groups: int) -> None:
-        """Compute with `weight` (channels, channels / groups, kernel)."""
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = bias
-
-    def forward(self, x: Tensor, stride: int = 1) -> Tensor:
-        """Convolve `x` with "same" padding."""
-        return grouped_convolution(x, self.weight, self.bias, stride, self.groups)
 
 
 class PackedPositionalConvolution(nn.Module):

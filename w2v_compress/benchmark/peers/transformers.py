@@ -1,12 +1,12 @@
 """Hugging Face transformers, `Wav2Vec2ForCTC` in fp32 or bf16: eager, with its default attention implementation."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ...extras import replacing_modules
 from . import Logits, Run, Setting, Waveform, pad
 
 FOLDER = "transformers"
@@ -32,7 +32,9 @@ def load_model(setting: Setting, dtype: Any) -> Any:
     import torch
 
     torch.set_num_threads(setting.threads)
-    with _hiding("torchaudio", "torchao"):
+    # transformers imports these although the model does not need them. Hidden, they do not count in its start-up time,
+    # and a torchaudio that was built for another torch is not imported, which would fail.
+    with replacing_modules({name: None for name in ("torchaudio", "torchao") if name not in sys.modules}):
         from transformers import Wav2Vec2ForCTC
 
         return Wav2Vec2ForCTC.from_pretrained(setting.folder / FOLDER, dtype=dtype, local_files_only=True).eval()
@@ -61,19 +63,3 @@ def make_run(model: Any, setting: Setting) -> Run:
         return [np.ascontiguousarray(row[:count]) for row, count in zip(logits, frames, strict=True)]
 
     return run
-
-
-@contextmanager
-def _hiding(*packages: str) -> Iterator[None]:
-    """Make `packages` appear as not installed inside the context, unless they have been imported before.
-
-    transformers imports them although the model does not need them. This keeps their import out of its start-up time,
-    and avoids the import of a torchaudio that was built for another torch, which fails.
-    """
-    hidden = [package for package in packages if package not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for package in hidden:
-            del sys.modules[package]
