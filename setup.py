@@ -37,7 +37,13 @@ PLOT = ["matplotlib>=3.8"]
 ENERGY = ["codecarbon>=3.3,<4"]  # papers/energy.py reads which meter the tracker uses
 SLURM = ["hydra-submitit-launcher>=1.2"]
 ONNX = ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.22"]
-OPENVINO = ["openvino>=2025.3"]
+OPENVINO = ["openvino>=2026.4"]
+# OpenVINO is the default engine on CPUs where it has wheels. Elsewhere torch is used.
+OPENVINO_PLATFORM = (
+    "(sys_platform == 'linux' and (platform_machine == 'x86_64' or platform_machine == 'aarch64')) or "
+    "(sys_platform == 'win32' and platform_machine == 'AMD64') or "
+    "(sys_platform == 'darwin' and platform_machine == 'arm64')"
+)
 TRANSFORMERS = ["transformers>=5,<6"]
 LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
 PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # the runtimes that `benchmark` compares with
@@ -78,6 +84,8 @@ setup(
         "soxr>=0.3.7",
         "sentencepiece>=0.2",
         "safetensors>=0.4",
+        f"{OPENVINO[0]}; {OPENVINO_PLATFORM}",
+        "platformdirs>=4",
         "scipy>=1.15",
         "jiwer>=4",
         "tabulate>=0.9",

@@ -17,13 +17,14 @@ from pathlib import Path
 import torch
 import torch._inductor.config as inductor
 from torch import Tensor, nn
+from w2v_compress.runtime.optimize import optimize_for_inference
 
 from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
-from w2v_compress.nn import AcousticModel, named_architecture
-from w2v_compress.runtime.optimize import optimize_for_inference
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import named_architecture
 
 SECONDS = (10.0, 2.0, 5.3, 7.7, 3.1, 14.2)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

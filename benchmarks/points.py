@@ -20,7 +20,9 @@ from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
-from w2v_compress.nn import UNCOMPRESSED, AcousticModel, CompressionPoint, named_architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import named_architecture
+from w2v_compress.nn.compression import UNCOMPRESSED, CompressionPoint
 
 POINTS = tuple(map(CompressionPoint.parse, ("1,1,1", "2,1,1", "1,2,1", "1,1,2", "1,2,2", "2,2,2", "4,1,1")))
 MIN_SHARE = 0.7  # least ratio of the measured to the counted speed-up

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from w2v_compress.runtime.optimize import PackedLinear, optimize_for_inference
 
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
 from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.model_file.storage import quantize_file, read_model
-from w2v_compress.nn import AcousticModel, named_architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import named_architecture
 from w2v_compress.nn.convolution import WeightNormConvolution
 from w2v_compress.nn.device import has_int8_units
 from w2v_compress.quantization import int8
-from w2v_compress.runtime.optimize import PackedLinear, optimize_for_inference
 from w2v_compress.runtime.recognizer import Recognizer
 
 SHAPES = (

@@ -36,8 +36,8 @@ from w2v_compress.data.units import Units
 from w2v_compress.evaluation.machine import describe_machine, interleaved_times
 from w2v_compress.evaluation.report import megabytes
 from w2v_compress.files import write_json
-from w2v_compress.nn import CompressionPoint, named_architecture
-from w2v_compress.nn.compression import parse_points
+from w2v_compress.nn.architecture import named_architecture
+from w2v_compress.nn.compression import CompressionPoint, parse_points
 from w2v_compress.tasks.compression import CompressionTask
 
 SHAPES = {"cpu": (1, 5.0), "cuda": (6, 15.0)}

@@ -29,7 +29,7 @@ from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
 from w2v_compress.files import replacing, write_json, write_text
-from w2v_compress.model_file.storage import read_header
+from w2v_compress.model_file.tensor_file import read_header
 from w2v_compress.runtime.recognizer import Recognizer
 
 console = Console()

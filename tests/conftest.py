@@ -9,9 +9,12 @@ from w2v_compress.cores import available_cores
 
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(2, available_cores())))
 
+import atexit
 import dataclasses
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,8 @@ from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.model_file.header import Header
 from w2v_compress.model_file.storage import ModelFile, write_model
-from w2v_compress.nn import AcousticModel, Architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import Architecture
 from w2v_compress.runtime.recognizer import Recognizer
 
 END_TO_END = (
@@ -48,6 +52,13 @@ END_TO_END = (
     "test_special_files.py",
 )
 """Folders and files of tests that start processes, train with fairseq or convert for other runtimes."""
+
+
+def pytest_configure() -> None:
+    """Keep compiled graphs in a folder of this run, which its workers and the processes that tests start share."""
+    if "W2V_COMPRESS_CACHE" not in os.environ:
+        os.environ["W2V_COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="w2v-compress-graphs-")
+        atexit.register(shutil.rmtree, os.environ["W2V_COMPRESS_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint, read_initial
-from w2v_compress.model_file.storage import read_header
+from w2v_compress.model_file.tensor_file import read_header
+from w2v_compress.runtime.engines.names import EngineName
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 
 FOLDER = Path(__file__).parent / "fixtures" / "written_before"
@@ -16,15 +18,15 @@ with np.load(FOLDER / "log_probs.npz") as arrays:
 AUDIO = WRITTEN.pop("audio")
 
 
-def recognizer(path: Path) -> Recognizer:
+def recognizer(path: Path, engine: EngineName) -> Recognizer:
     if path.suffix == ".safetensors":
-        return Recognizer.load(path, precision="int8" if path.name.startswith("int8") else "fp32")
+        return Recognizer.load(path, engine=engine, precision="int8" if path.name.startswith("int8") else "fp32")
     if path.name == "stochastic_sew.pt":  # pre-trained: a unit matrix in place of the CTC head shows the context
         model = read_initial(path).model
         model.state["proj.weight"] = torch.eye(*model.state["proj.weight"].shape)
     else:
         model = read_checkpoint(path).model
-    return Recognizer(model.build(), model.header)
+    return Recognizer(TorchEngine(model.build()), model.header)
 
 
 def test_every_file_has_its_output() -> None:
@@ -32,13 +34,17 @@ def test_every_file_has_its_output() -> None:
     assert {name.split()[0] for name in WRITTEN} == files
 
 
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
 @pytest.mark.parametrize("name", sorted(WRITTEN))
-def test_output_is_equal(name: str) -> None:
+def test_output_is_equal(name: str, engine: EngineName) -> None:
     file, point = name.split()
-    log_probs = recognizer(FOLDER / file).emissions(AUDIO, 16_000, point=point).numpy()
-    # int8 rounds activations, so another order of sums may move a value by a step
-    tolerance = 0.05 if file.startswith("int8") else 1e-5
-    np.testing.assert_allclose(log_probs, WRITTEN[name], rtol=1e-6, atol=tolerance)
+    log_probs = recognizer(FOLDER / file, engine).emissions(AUDIO, 16_000, point=point)
+    if file.startswith("int8"):
+        # int8 rounds activations, so another order of sums may move a value by a step; OpenVINO does not round them.
+        tolerance = 0.02 if engine == "openvino" else 0.005
+        assert np.linalg.norm(log_probs - WRITTEN[name]) < tolerance * np.linalg.norm(WRITTEN[name])
+    else:
+        np.testing.assert_allclose(log_probs, WRITTEN[name], rtol=1e-6, atol=5e-5)
 
 
 def test_the_header_of_an_elastic_model_is_complete() -> None:

@@ -29,7 +29,8 @@ from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
-from w2v_compress.model_file.storage import describe_model, quantize_file
+from w2v_compress.model_file.storage import quantize_file
+from w2v_compress.model_file.tensor_file import describe_model
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))

@@ -20,8 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
@@ -33,6 +32,7 @@ from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.decoding import Decoder, GreedyDecoder
 from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
+from w2v_compress.runtime.decoding.words import LogProbs
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
@@ -78,7 +78,7 @@ class Emissions:
     """The reference texts and the log-probabilities (frames, units) of a subset, to decode in several ways."""
 
     texts: list[str]
-    log_probs: list[Tensor]
+    log_probs: list[LogProbs]
 
     @classmethod
     def compute(cls, recognizer: Recognizer, data: Path, subset: str) -> "Emissions":
@@ -92,8 +92,8 @@ class Emissions:
 
     def hour(self, decoder: Decoder) -> dict[str, float]:
         """Measure the CPU time and memory that the decoder needs for an hour of the subset, repeated as needed."""
-        frames = torch.cat(self.log_probs)
-        frames = frames.repeat(-(-HOUR_FRAMES // len(frames)), 1)[:HOUR_FRAMES].contiguous()
+        frames = np.concatenate(self.log_probs)
+        frames = np.tile(frames, (-(-HOUR_FRAMES // len(frames)), 1))[:HOUR_FRAMES]
         before, began = peak_memory("cpu"), time.process_time()
         words = len(decoder(frames).words)
         seconds = time.process_time() - began

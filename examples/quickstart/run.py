@@ -28,7 +28,8 @@ from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import Interval, compare
 from w2v_compress.files import replacing, write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
-from w2v_compress.model_file.storage import describe_model, quantize_file
+from w2v_compress.model_file.storage import quantize_file
+from w2v_compress.model_file.tensor_file import describe_model
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from w2v_compress.nn import CompressionSpace
+from w2v_compress.nn.compression import CompressionSpace
 from w2v_compress.papers.stochastic import Comparison
 
 UNCOMPRESSED = "1,1,1"

@@ -12,7 +12,8 @@ import torch
 
 import w2v_compress
 from w2v_compress import InputError
-from w2v_compress.model_file.storage import ModelFile, read_header, write_model
+from w2v_compress.model_file.storage import ModelFile, write_model
+from w2v_compress.model_file.tensor_file import read_header
 from w2v_compress.nn import architecture
 
 Run = Callable[..., tuple[int, str, str]]
@@ -121,7 +122,7 @@ def test_other_system_errors_print_one_line(run: Run, tiny_path: Path, monkeypat
     def fail(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("w2v_compress.model_file.storage.describe_model", fail)
+    monkeypatch.setattr("w2v_compress.model_file.tensor_file.describe_model", fail)
     assert run("info", tiny_path) == (1, "", f"w2v-compress: {tiny_path}: Permission denied\n")
 
 

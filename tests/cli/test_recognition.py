@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from w2v_compress.model_file.storage import ModelFile, read_header, read_model, store_sweep, write_model
+from w2v_compress.model_file.storage import ModelFile, read_model, store_sweep, write_model
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
-from w2v_compress.nn import UNCOMPRESSED, CompressionPoint, CompressionSpace
+from w2v_compress.model_file.tensor_file import read_header
+from w2v_compress.nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 
 Run = Callable[..., tuple[int, str, str]]
@@ -294,7 +296,7 @@ def test_the_point_in_the_file_is_the_default(
     point = CompressionPoint(2)
     header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
     write_model(path, ModelFile(header, model.state))
-    text = Recognizer(model.build(), model.header).transcribe(audio, point=UNCOMPRESSED)
+    text = Recognizer(TorchEngine(model.build()), model.header).transcribe(audio, point=UNCOMPRESSED)
     status, out, err = run("transcribe", path, audio)
     assert (status, before_the_peak(err)) == (0, "")
     assert out != f"{text}\n"

@@ -21,7 +21,7 @@ import w2v_compress.tasks
 from w2v_compress.data.units import Units
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint, write_checkpoint
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import ARCHITECTURES
+from w2v_compress.nn.architecture import ARCHITECTURES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"

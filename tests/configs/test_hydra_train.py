@@ -13,8 +13,7 @@ import pytest
 from w2v_compress.data.units import Units
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint, write_checkpoint
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import CompressionSpace
-from w2v_compress.nn.compression import parse_points
+from w2v_compress.nn.compression import CompressionSpace, parse_points
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

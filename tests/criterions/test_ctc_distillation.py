@@ -12,7 +12,7 @@ from w2v_compress.criterions.ctc_distillation import CtcDistillation, CtcDistill
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.storage import ModelFile, read_model, write_model
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
-from w2v_compress.nn import Architecture
+from w2v_compress.nn.architecture import Architecture
 
 
 def literal_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> float:

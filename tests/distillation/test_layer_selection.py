@@ -7,7 +7,8 @@ import torch
 
 from w2v_compress.distillation.layer_selection import check_layers, choose_layers, extract_layers
 from w2v_compress.errors import InputError
-from w2v_compress.nn import AcousticModel, Architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import Architecture
 
 
 def test_the_papers_chain():

@@ -11,7 +11,7 @@ from w2v_compress.distillation.posterior_cache import PosteriorCache
 from w2v_compress.distillation.teacher import Teacher
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.storage import write_model
-from w2v_compress.nn import CompressionPoint
+from w2v_compress.nn.compression import CompressionPoint
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

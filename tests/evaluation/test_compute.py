@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import UNCOMPRESSED, AcousticModel, Architecture, CompressionPoint, named_architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import Architecture, named_architecture
+from w2v_compress.nn.compression import UNCOMPRESSED, CompressionPoint
 
 TEN_SECONDS = 160_000
 

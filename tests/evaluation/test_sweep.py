@@ -15,7 +15,8 @@ from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.sweep import cost_table, notes, pareto_front, plot, rate_table, sweep
 from w2v_compress.evaluation.wer import compare
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import CompressionPoint, CompressionSpace
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 
 POINTS = (CompressionPoint(2), CompressionPoint(1), CompressionPoint(2, (1, 2), 2))
@@ -25,7 +26,7 @@ POINTS = (CompressionPoint(2), CompressionPoint(1), CompressionPoint(2, (1, 2), 
 def recognizer(tiny_model: Callable[..., ModelFile]) -> Recognizer:
     model = tiny_model()
     header = dataclasses.replace(model.header, space=CompressionSpace(points=POINTS))
-    return Recognizer(model.build(), header, chunk_seconds=6.0)
+    return Recognizer(TorchEngine(model.build()), header, chunk_seconds=6.0)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_reports_every_point_of_the_space(
     assert report.points[1].wer.value == 0
     costs = [(row.milliseconds, row.wer.value) for row in report.points]
     assert [row.pareto for row in report.points] == pareto_front(costs)
-    architecture = recognizer.model.architecture
+    architecture = recognizer.header.architecture
     windows = recognizer.windows(utterances[-1].samples, POINTS[0])
     assert len(windows) > 1
     lengths = [item.samples for item in utterances[:-1]]

@@ -15,7 +15,7 @@ from w2v_compress import compat
 from w2v_compress.data.units import Units
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint
 from w2v_compress.model_file.storage import read_model
-from w2v_compress.nn import CompressionPoint, CompressionSpace
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
 from w2v_compress.nn.encoder import Encoder
 
 RECORDING = """

@@ -9,8 +9,10 @@ import torch
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.interop.fairseq_checkpoint import export_random, read_checkpoint
-from w2v_compress.model_file.storage import read_header, read_model
-from w2v_compress.nn import Architecture, architecture
+from w2v_compress.model_file.storage import read_model
+from w2v_compress.model_file.tensor_file import read_header
+from w2v_compress.nn import architecture
+from w2v_compress.nn.architecture import Architecture
 from w2v_compress.runtime.recognizer import Recognizer
 
 BASE = Architecture(

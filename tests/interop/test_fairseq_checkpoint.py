@@ -13,7 +13,8 @@ import torch
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint, read_checkpoint
-from w2v_compress.model_file.storage import ModelFile, read_header, read_model
+from w2v_compress.model_file.storage import ModelFile, read_model
+from w2v_compress.model_file.tensor_file import read_header
 
 CONV_LAYERS = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] * 2"
 SIZES = {

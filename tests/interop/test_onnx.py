@@ -13,10 +13,14 @@ import onnxruntime
 import pytest
 
 import w2v_compress
+from w2v_compress.data.audio import read_audio
+from w2v_compress.data.manifest import Utterance
 from w2v_compress.errors import InputError
+from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.interop import onnx as onnx_export
 from w2v_compress.interop.parity import Difference
-from w2v_compress.model_file.storage import quantize_file, read_header
+from w2v_compress.model_file.storage import quantize_file
+from w2v_compress.model_file.tensor_file import read_header
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -151,3 +155,24 @@ def test_invalid_arguments_print_one_line(
 )
 def test_options_of_other_formats_are_usage_errors(run: Run, arguments: list[str]) -> None:
     assert run("export", "model.safetensors", "out", *arguments)[0] == 2
+
+
+def test_calibrated_models_are_exported_with_their_scales(
+    run: Run, tmp_path: Path, small_path: Callable[..., Path], wav: Callable[..., Path]
+) -> None:
+    model, int8, out = small_path("base"), tmp_path / "int8.safetensors", tmp_path / "out.onnx"
+    audio = wav("speech.wav", 2.0)
+    with pytest.warns(UserWarning, match="only 1 utterances"):
+        calibration = calibrate(model, [Utterance(audio, 32_000, "A")])
+    quantize_file(model, int8, "full", (), calibration)
+    status, printed, err = run("export", int8, out, "--format", "onnx", "--int8")
+    assert (status, err) == (0, "")
+    assert "int8: logits differ by up to " in printed
+    assert "dequantized" not in printed
+    operators = [node.op_type for node in onnx.load(out).graph.node]
+    assert operators.count("QuantizeLinear") >= 9
+    samples = read_audio(audio)[:64_000]
+    logits, _ = session(out)(samples[None], np.array([len(samples)]))
+    expected = w2v_compress.load(str(int8), engine="torch").emissions(samples, 16_000)
+    difference = (logits[0] - logits[0].mean(1, keepdims=True)) - (expected - expected.mean(1, keepdims=True))
+    assert 1e-4 < np.linalg.norm(difference) / np.linalg.norm(expected - expected.mean(1, keepdims=True)) < 0.06

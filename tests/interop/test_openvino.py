@@ -12,7 +12,7 @@ import openvino
 import pytest
 
 from w2v_compress.interop.openvino import export_openvino
-from w2v_compress.model_file.storage import read_header
+from w2v_compress.model_file.tensor_file import read_header
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,7 @@ import torch
 from w2v_compress.interop import parity
 from w2v_compress.interop.parity import Difference, compare_logits, measure_difference, parity_batches
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import UNCOMPRESSED
+from w2v_compress.nn.compression import UNCOMPRESSED
 
 
 def test_batches_are_three_lengths_alone_and_padded(tiny_model: Callable[..., ModelFile]) -> None:

@@ -12,13 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from w2v_compress.errors import InputError
-from w2v_compress.model_file.storage import (
-    ModelFile,
-    quantize_file,
-    read_model,
-    write_model,
-)
+from w2v_compress.model_file.storage import ModelFile, quantize_file, read_model, write_model
 from w2v_compress.quantization import int8
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 
 
@@ -97,10 +93,10 @@ def test_int8_file_runs_without_its_weights_in_floating_point(
     whole = floating.stat().st_size
     largest = 4 * max(tensor.numel() for tensor in model.state.values())
     with FloatingMemory() as memory, torch.inference_mode():
-        recognizer = Recognizer.load(path)
-        recognizer.model(torch.randn(1, 400, dtype=recognizer.dtype))
+        engine = TorchEngine.load(path, "int8")
+        engine.model(torch.randn(1, 400))
     assert 0 < memory.peak < whole / 4
     assert memory.peak < 6 * largest
     with FloatingMemory() as memory, torch.inference_mode():  # weights in floating point would be detected
-        Recognizer.load(floating, precision="bf16")
+        Recognizer.load(floating, engine="torch", precision="bf16")
     assert memory.peak > whole / 3

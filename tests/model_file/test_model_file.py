@@ -14,17 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.header import METADATA_KEY
-from w2v_compress.model_file.storage import (
-    ModelFile,
-    describe_model,
-    quantize_file,
-    read_header,
-    read_model,
-    store_sweep,
-    write_model,
-)
+from w2v_compress.model_file.storage import ModelFile, quantize_file, read_model, store_sweep, write_model
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
-from w2v_compress.nn import AcousticModel, CompressionPoint, CompressionSpace
+from w2v_compress.model_file.tensor_file import describe_model, read_header
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
 from w2v_compress.runtime.recognizer import Recognizer
 
 
@@ -110,7 +104,7 @@ def test_a_load_builds_one_network(
         initialize(self, *arguments, **options)
 
     monkeypatch.setattr(AcousticModel, "__init__", count)
-    Recognizer.load(path)
+    Recognizer.load(path, engine="torch")
     assert len(built) == 1
 
 

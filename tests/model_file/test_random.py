@@ -5,7 +5,7 @@ import torch
 
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.random import random_model
-from w2v_compress.nn import Architecture
+from w2v_compress.nn.architecture import Architecture
 
 SIZES = {"encoder_layers": 1, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 8, "encoder_attention_heads": 2}
 

@@ -6,7 +6,7 @@ import pytest
 
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
-from w2v_compress.nn import CompressionPoint
+from w2v_compress.nn.compression import CompressionPoint
 
 
 def sweep(*figures: tuple[str, float, float]) -> Sweep:

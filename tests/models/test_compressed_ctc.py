@@ -22,7 +22,7 @@ from w2v_compress.errors import InputError
 from w2v_compress.interop.fairseq_checkpoint import read_checkpoint
 from w2v_compress.model_file.storage import read_model, write_model
 from w2v_compress.models.compressed_ctc import CompressedCtc, CompressedCtcConfig
-from w2v_compress.nn import CompressionPoint
+from w2v_compress.nn.compression import CompressionPoint
 
 TINY = {
     "conv_feature_layers": "[(24, 10, 5)] + [(24, 3, 2)] * 2",

@@ -19,7 +19,9 @@ from w2v_compress.models.pooled_transformer import PooledTransformer, PooledTran
 from w2v_compress.models.pretraining import Fp32BatchNorm, PretrainingModel
 from w2v_compress.models.sew import Sew, SewConfig
 from w2v_compress.models.stochastic_sew import StochasticSew, StochasticSewConfig
-from w2v_compress.nn import AcousticModel, CompressionPoint, named_architecture
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import named_architecture
+from w2v_compress.nn.compression import CompressionPoint
 
 TINY = {
     "conv_feature_layers": "[(24, 10, 5)] + [(24, 3, 2)] * 2",

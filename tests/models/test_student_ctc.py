@@ -14,7 +14,7 @@ from w2v_compress.compat import load_checkpoint
 from w2v_compress.errors import InputError
 from w2v_compress.model_file.storage import quantize_file, read_model, write_model
 from w2v_compress.models.student_ctc import StudentCtc, StudentCtcConfig
-from w2v_compress.nn import CompressionPoint
+from w2v_compress.nn.compression import CompressionPoint
 
 LETTERS = "|ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 

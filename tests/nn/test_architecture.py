@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import ARCHITECTURES, AcousticModel, Architecture, named_architecture, parse_conv_layers
-from w2v_compress.nn.architecture import WAV2VEC2_CONV_LAYERS
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import (
+    ARCHITECTURES,
+    WAV2VEC2_CONV_LAYERS,
+    Architecture,
+    named_architecture,
+    parse_conv_layers,
+)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import UNCOMPRESSED, CompressionPoint, CompressionSpace
-from w2v_compress.nn.compression import MAX_FACTOR, parse_points
+from w2v_compress.nn.compression import MAX_FACTOR, UNCOMPRESSED, CompressionPoint, CompressionSpace, parse_points
 
 POINTS = {
     "1,1,1": CompressionPoint(),

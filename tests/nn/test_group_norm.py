@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from w2v_compress.nn import Architecture
+from w2v_compress.nn.architecture import Architecture
 from w2v_compress.nn.feature_extractor import FeatureExtractor
 
 ONE_LAYER = Architecture(conv_layers=((64, 10, 5),))

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from w2v_compress.nn import AcousticModel, Architecture, feature_extractor
+from w2v_compress.nn import feature_extractor
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import Architecture
 from w2v_compress.nn.feature_extractor import FeatureExtractor
 
 NARROW = ((32, 10, 5),) + ((32, 3, 2),) * 4 + ((32, 2, 2),) * 2

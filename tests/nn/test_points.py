@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import AcousticModel, Architecture, CompressionPoint, TrainingOptions
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import Architecture
 from w2v_compress.nn.attention import SelfAttention
+from w2v_compress.nn.compression import CompressionPoint
 from w2v_compress.nn.encoder import Encoder, EncoderLayer
+from w2v_compress.nn.options import TrainingOptions
 
 Functional = Callable[[str], Tensor]
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from w2v_compress.nn import AcousticModel, Architecture, FeatureMasks, TrainingOptions
+from w2v_compress.nn.acoustic_model import AcousticModel, FeatureMasks
+from w2v_compress.nn.architecture import Architecture
+from w2v_compress.nn.options import TrainingOptions
 
 ARCHITECTURE = Architecture(
     conv_layers=((16, 10, 5), (16, 8, 4)),

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import ARCHITECTURES, AcousticModel, Architecture, CompressionPoint
+from w2v_compress.nn.acoustic_model import AcousticModel
+from w2v_compress.nn.architecture import ARCHITECTURES, Architecture
+from w2v_compress.nn.compression import CompressionPoint
 from w2v_compress.quantization import scheme
+from w2v_compress.quantization.parts import quantizable_parts
 
 ARCHITECTURE = Architecture(
     conv_layers=((64, 10, 5), (64, 3, 2), (64, 2, 2)),
@@ -36,12 +39,14 @@ def floating_matrices(model: AcousticModel) -> set[str]:
 
 
 def test_parts_are_in_order_from_input_to_output():
-    model = AcousticModel(ARCHITECTURE)
-    assert list(scheme.quantizable_parts(model, "full")) == PARTS
-    assert list(scheme.quantizable_parts(model, "paper")) == ["projection", "layers.0", "layers.1", "head"]
-    learned = scheme.quantizable_parts(AcousticModel(LEARNED), "full")
+    assert list(quantizable_parts(ARCHITECTURE, "full")) == PARTS
+    assert list(quantizable_parts(ARCHITECTURE, "paper")) == ["projection", "layers.0", "layers.1", "head"]
+    learned = quantizable_parts(LEARNED, "full")
     assert set(learned) == {*PARTS, "upsampling.2", "upsampling.4"}
     assert learned["upsampling.4"] == ["w2v_model.encoder.upsampling.4"]
+    calibrated = quantizable_parts(ARCHITECTURE, "full", calibrated=True)
+    assert set(calibrated) == {*PARTS, "attention.0", "attention.1"}
+    assert calibrated["attention.1"] == ["w2v_model.encoder.layers.1.self_attn.products"]
 
 
 @torch.no_grad()
@@ -133,21 +138,6 @@ def test_dequantized_weights_equal_int8_times_scale(quantization: dict[str, Any]
             torch.testing.assert_close(weight, tensor * scale)
         elif not name.endswith("_scale"):
             assert torch.equal(wide.state_dict()[name], tensor)
-
-
-def test_temporary_quantization_equals_a_quantized_file_and_is_undone():
-    torch.manual_seed(1)
-    model = AcousticModel(ARCHITECTURE).eval()
-    audio = torch.randn(1, 8000)
-    before = model(audio)[0]
-    parts = scheme.quantizable_parts(model, "full")
-    expected = quantized_model(model, {"scheme": "full", "keep": [part for part in PARTS if part != "positional"]})
-    whole = quantized_model(model, {"scheme": "full"})
-    with scheme.temporarily_quantized(model, parts["positional"]):
-        assert torch.equal(model(audio)[0], expected(audio)[0])
-    with scheme.temporarily_quantized(model, [name for names in parts.values() for name in names]):
-        assert torch.equal(model(audio)[0], whole(audio)[0])
-    assert torch.equal(model(audio)[0], before)
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("paper", 3.55), ("full", 3.9)])

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import CompressionPoint
+from w2v_compress.nn.compression import CompressionPoint
 from w2v_compress.runtime.stream import AudioStream, Segment
 
 UNITS = 32
@@ -31,8 +30,8 @@ def stream(tiny_model: Callable[..., ModelFile]) -> Callable[..., tuple[AudioStr
 def store_frame_numbers(segment: Segment) -> None:
     """Store in each frame its number in the recording."""
     first = segment.first_frame - segment.window.kept.start
-    numbers = torch.arange(first, first + segment.window.kept.stop + 100, dtype=torch.float32)
-    segment.store(numbers.unsqueeze(1).expand(-1, UNITS), 0.5)
+    numbers = np.arange(first, first + segment.window.kept.stop + 100, dtype=np.float32)
+    segment.store(np.repeat(numbers[:, None], UNITS, 1), 0.5)
 
 
 def test_segments_in_any_order_are_joined_in_input_order(
@@ -50,8 +49,8 @@ def test_segments_in_any_order_are_joined_in_input_order(
     recordings = list(audio.completed())
     assert [recording.samples for recording in recordings] == [round(SAMPLE_RATE * length) for length in seconds]
     for recording, count in zip(recordings, (1, len(segments) - 2, 1), strict=True):
-        frames = torch.arange(len(recording.log_probs), dtype=torch.float32)
-        assert torch.equal(recording.log_probs, frames.unsqueeze(1).expand(-1, UNITS))
+        frames = np.arange(len(recording.log_probs), dtype=np.float32)
+        np.testing.assert_array_equal(recording.log_probs, np.repeat(frames[:, None], UNITS, 1))
         assert recording.compute_seconds == 0.5 * count
     assert list(audio.completed()) == []
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from w2v_compress.errors import AudioError
 from w2v_compress.model_file.storage import ModelFile
-from w2v_compress.nn import CompressionPoint, CompressionSpace
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 from w2v_compress.runtime.windows import CHUNK_SECONDS, plan_windows, pooling_period, read_windows
 
@@ -77,10 +78,10 @@ def test_windows_equal_a_single_pass_without_attention(
     point = CompressionPoint(squeeze)
     header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
     path = wav("long.wav", 13.21)
-    single_pass = Recognizer(model.build(), header).emissions(path)
-    recognizer = Recognizer(model.build(), header, chunk_seconds=8.0)
+    single_pass = Recognizer(TorchEngine(model.build()), header).emissions(path)
+    recognizer = Recognizer(TorchEngine(model.build()), header, chunk_seconds=8.0)
     assert len(recognizer.windows(round(13.21 * 16_000), point)) > 2
-    torch.testing.assert_close(recognizer.emissions(path), single_pass, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(recognizer.emissions(path), single_pass, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["1,1,1", "1,2,2", "1,2,3", "2,3,2", "3,4,1"])
@@ -97,22 +98,24 @@ def test_windows_pool_the_same_frames_as_a_single_pass(
     model = tiny_model()
     header = dataclasses.replace(model.header, space=CompressionSpace(points=(point,)), point=point)
     path = wav("long.wav", 13.21)
-    single_pass = Recognizer(model.build(), header).emissions(path)
-    windowed = Recognizer(model.build(), header, chunk_seconds=8.0).emissions(path)
-    torch.testing.assert_close(windowed, single_pass, rtol=0, atol=1e-4)
+    single_pass = Recognizer(TorchEngine(model.build()), header).emissions(path)
+    windowed = Recognizer(TorchEngine(model.build()), header, chunk_seconds=8.0).emissions(path)
+    np.testing.assert_allclose(windowed, single_pass, rtol=0, atol=1e-4)
     without_attention(model)
-    assert not torch.allclose(Recognizer(model.build(), header).emissions(path), single_pass, rtol=0, atol=1e-2)
+    assert not np.allclose(
+        Recognizer(TorchEngine(model.build()), header).emissions(path), single_pass, rtol=0, atol=1e-2
+    )
 
 
 def test_audio_just_over_the_limit_differs_little_from_a_single_pass(
     tiny_model: Callable[..., ModelFile], wav: Callable[..., Path]
 ) -> None:
     model = tiny_model()
-    recognizer = Recognizer(model.build(), model.header)
+    recognizer = Recognizer(TorchEngine(model.build()), model.header)
     path = wav("long.wav", CHUNK_SECONDS + 0.5)
     windowed = recognizer.emissions(path)
     recognizer.chunk_seconds = 60.0
     single_pass = recognizer.emissions(path)
     assert windowed.shape == single_pass.shape
-    assert not torch.equal(windowed, single_pass)
-    assert (windowed.argmax(-1) == single_pass.argmax(-1)).float().mean() > 0.95
+    assert not np.array_equal(windowed, single_pass)
+    assert (windowed.argmax(-1) == single_pass.argmax(-1)).mean() > 0.95

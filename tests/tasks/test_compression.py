@@ -13,7 +13,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
 from omegaconf import OmegaConf
 
 from w2v_compress.errors import InputError
-from w2v_compress.nn import CompressionPoint, CompressionSpace
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
 from w2v_compress.tasks.compression import at_point
 
 QUANTILES = {1: 10.828, 3: 16.266, 15: 37.697, 63: 103.442, 255: 330.520}

@@ -13,8 +13,10 @@ from .options import (
     BeamOption,
     BeamThresholdOption,
     BudgetOption,
+    CacheOption,
     DataArgument,
     DeviceOption,
+    EngineOption,
     IncreaseOption,
     JsonOption,
     LexiconOption,
@@ -23,13 +25,14 @@ from .options import (
     ModelArgument,
     PointOption,
     PrecisionOption,
+    StreamsOption,
     StrictOption,
     SubsetOption,
     ThreadsOption,
     WordScoreOption,
     seed_option,
 )
-from .points import load_at_point
+from .points import load_at_point, streams_for
 
 
 def evaluate(
@@ -47,8 +50,11 @@ def evaluate(
     max_wer_increase: IncreaseOption = None,
     strict: StrictOption = False,
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    cache: CacheOption = True,
     batch_size: BatchSizeOption = 8,
     seed: Annotated[int, seed_option("the bootstrap")] = 0,
     alignment_file: Annotated[
@@ -71,8 +77,11 @@ def evaluate(
         max_wer_increase=max_wer_increase,
         strict=strict,
         precision=precision,
+        engine=engine,
         device=device,
         threads=threads,
+        streams=streams_for(streams, len(utterances), threads),
+        cache=cache,
     )
     decoder = set_decoder(
         recognizer,
@@ -98,12 +107,12 @@ def evaluate(
         ["peak memory", megabytes(report.peak_memory_bytes)],
         ["compression point", str(report.point)],
         ["decoder", decoder_name(decoder)],
-        ["precision", recognizer.precision],
+        ["engine", f"{recognizer.engine.name}, {recognizer.engine.precision}"],
         ["machine", f"{report.machine['processor']}, {report.machine['threads']} threads"],
     ]
     print_table(f"{model} on {subset}", ["", ""], rows)
     if alignment_file:
         write_text(alignment_file, alignment_text(report, utterances))
     if json_file:
-        settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.precision}
+        settings = {"model": str(model), "data": str(data), "subset": subset, "precision": recognizer.engine.precision}
         write_json(json_file, settings | {"decoder": decoder} | report.to_dict())

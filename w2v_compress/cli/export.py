@@ -56,7 +56,13 @@ def export(
     ] = False,
     point: PointOption = None,
     strict: StrictOption = False,
-    int8: Annotated[bool, typer.Option("--int8", help="onnx: quantize matrix products dynamically.")] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="onnx: quantize matrix products, with the scales of MODEL if it is calibrated, else dynamically.",
+        ),
+    ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="onnx: version of the operator set, 18 to 22.")] = None,
 ) -> None:
     """Convert a fairseq CTC checkpoint to a model file, or a model file to another format.
@@ -164,7 +170,7 @@ def _print_exported(out: Path, exported: "Exported") -> None:
         f"{out}: {megabytes(exported.bytes)}, point {exported.source.point}; logits differ from the model's by up to "
         f"{exported.difference.largest:.1e} in fp32"
     )
-    if exported.source.dequantized:
+    if exported.source.int8 is not None and not (exported.int8 is not None and exported.source.calibrated is not None):
         print("the model is int8: its weights were dequantized to fp32, and activations are not quantized")
     if exported.int8 is not None:
         print(

@@ -9,7 +9,7 @@ from .sweep import print_stored_sweep
 def info(model: ModelArgument, json_file: JsonOption = None) -> None:
     """Show the size, units, architecture and stored sweep of a model file."""
     from ..files import write_json
-    from ..model_file.storage import describe_model, read_header
+    from ..model_file.tensor_file import describe_model, read_header
 
     description, header = describe_model(model), read_header(model)
     architecture = description["architecture"]

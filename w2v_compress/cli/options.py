@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..runtime.engines.names import EngineName
 from ..runtime.precision import Precision
 
 ModelArgument = Annotated[
@@ -50,14 +51,30 @@ StrictOption = Annotated[
 PrecisionOption = Annotated[
     Precision,
     typer.Option(
-        help="Precision of inference. auto: int8 for an int8 model, else bf16 if the device supports it in hardware, "
-        "else fp32."
+        help="Precision of inference. auto: int8 for an int8 model, else bf16 if it is faster on the device, else fp32."
+    ),
+]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        help="Engine that computes the network. auto: openvino on a CPU, torch on a GPU and for int8 models that were "
+        "not calibrated."
+    ),
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep compiled graphs on disk, which makes the next start faster.")
+]
+StreamsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Utterances that the openvino engine computes at a time, sharing the threads "
+        "(default: as many as threads for several utterances, else 1).",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or cuda:N.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Number of CPU threads (default: torch's, at most the available cores).")
-]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads (default: the available cores).")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Number of utterances in a batch.")]
 
 LmOption = Annotated[

@@ -10,6 +10,7 @@ from .options import (
     BatchSizeOption,
     DataArgument,
     DeviceOption,
+    EngineOption,
     JsonOption,
     ModelArgument,
     PrecisionOption,
@@ -36,6 +37,7 @@ def sweep(
     repeats: Annotated[int, repeats_option("point", at_least=9)] = 9,
     timed_seconds: Annotated[float, typer.Option(min=0, help="Seconds of audio of the subset to time.")] = 30.0,
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = 8,
@@ -59,7 +61,7 @@ def sweep(
     if plot_file:
         require_matplotlib()
     utterances = read_manifest(data, subset)
-    recognizer = Recognizer.load(model, precision=precision, device=device, threads=threads)
+    recognizer = Recognizer.load(model, engine=engine, precision=precision, device=device, threads=threads)
     checked = [checked_point(recognizer, point, strict) for point in parse_points((points or "").split())]
     with progress_bar("Sweeping") as progress:
         report = measure(

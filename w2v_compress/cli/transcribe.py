@@ -16,7 +16,9 @@ from .options import (
     BeamOption,
     BeamThresholdOption,
     BudgetOption,
+    CacheOption,
     DeviceOption,
+    EngineOption,
     IncreaseOption,
     JsonOption,
     LexiconOption,
@@ -25,16 +27,16 @@ from .options import (
     ModelArgument,
     PointOption,
     PrecisionOption,
+    StreamsOption,
     StrictOption,
     ThreadsOption,
     WordScoreOption,
 )
-from .points import load_at_point
+from .points import load_at_point, streams_for
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..runtime.decoding import Word
+    from ..runtime.decoding.words import LogProbs
     from ..runtime.recognizer import Transcript
 
 
@@ -67,8 +69,11 @@ def transcribe(
     max_wer_increase: IncreaseOption = None,
     strict: StrictOption = False,
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    cache: CacheOption = True,
     batch_size: BatchSizeOption = 8,
     json_file: JsonOption = None,
 ) -> None:
@@ -76,7 +81,7 @@ def transcribe(
 
     A file that cannot be read prints an error, the others are still transcribed, and the exit status is 1.
     """
-    from ..evaluation.machine import describe_machine, peak_memory
+    from ..evaluation.machine import describe_engine, peak_memory
     from ..files import write_json
 
     if audio.count(STANDARD_INPUT) > 1:
@@ -91,8 +96,11 @@ def transcribe(
         max_wer_increase=max_wer_increase,
         strict=strict,
         precision=precision,
+        engine=engine,
         device=device,
         threads=threads,
+        streams=streams_for(streams, len(audio), threads),
+        cache=cache,
     )
     decoder = set_decoder(
         recognizer,
@@ -126,9 +134,9 @@ def transcribe(
     if ctm:
         write_ctm(ctm, words)
     if json_file:
-        report: dict[str, Any] = {"model": str(model), "precision": recognizer.precision, "point": str(chosen)}
+        report: dict[str, Any] = {"model": str(model), "precision": recognizer.engine.precision, "point": str(chosen)}
         report |= {"decoder": decoder, "peak_memory_bytes": peak, "batch_size": batch_size}
-        write_json(json_file, report | {"machine": describe_machine(device), "transcripts": results})
+        write_json(json_file, report | {"machine": describe_engine(recognizer.engine), "transcripts": results})
     if any("error" in result for result in results):
         raise typer.Exit(1)
 
@@ -163,11 +171,11 @@ def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
     return targets
 
 
-def _write_emissions(path: Path, log_probs: "Tensor") -> None:
+def _write_emissions(path: Path, log_probs: "LogProbs") -> None:
     """Write log-probabilities (frames, units) as a .npy file."""
     import numpy as np
 
     from ..files import replacing
 
     with replacing(path) as temporary:
-        np.save(temporary, log_probs.numpy())
+        np.save(temporary, log_probs)

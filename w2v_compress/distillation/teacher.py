@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..interop.fairseq_checkpoint import read_recognizer
-from ..nn import AcousticModel
-from ..nn.acoustic_model import AcousticOutput
+from ..nn.acoustic_model import AcousticModel, AcousticOutput
 from ..nn.device import half_precision
 from ..nn.lengths import valid_lengths, valid_mask
 from .posterior_cache import PosteriorCache

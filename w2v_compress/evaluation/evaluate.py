@@ -13,7 +13,7 @@ from ..model_file.points import Point
 from ..nn.compression import CompressionPoint
 from ..progress import Progress, no_progress
 from ..runtime.recognizer import Recognizer
-from .machine import describe_machine, peak_memory
+from .machine import describe_engine, peak_memory
 from .wer import ErrorCounts, Interval, align_words, character_errors, counts_of, error_rate
 
 
@@ -99,7 +99,6 @@ def evaluate(
     references = [utterance.text for utterance in utterances]
     alignment = align_words(references, hypotheses)
     words, characters = counts_of(alignment), character_errors(references, hypotheses)
-    device = str(recognizer.device)
     return EvaluationReport(
         point=point,
         wer=error_rate(words, seed=seed),
@@ -111,10 +110,10 @@ def evaluate(
         insertions=alignment.insertions,
         audio_seconds=sum(audio_seconds),
         compute_seconds=sum(compute_seconds),
-        peak_memory_bytes=peak_memory(device),
+        peak_memory_bytes=peak_memory(recognizer.engine.device),
         batch_size=batch_size,
         seed=seed,
-        machine=describe_machine(device),
+        machine=describe_engine(recognizer.engine),
         word_counts=words,
         character_counts=characters,
         hypotheses=hypotheses,

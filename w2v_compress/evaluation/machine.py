@@ -1,44 +1,70 @@
 """Description of the machine, peak memory, and interleaved timing."""
 
-import functools
+import importlib.metadata
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-import torch
 
 from .. import memory
 from ..cores import available_cores
+from ..processor import processor
+from ..runtime.engines.engine import Engine
 
 Key = TypeVar("Key")
 
 
-def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Return the processor, available cores, threads, memory, versions and device, to store with measurements."""
+def describe_machine(device: str = "cpu", threads: int | None = None) -> dict[str, Any]:
+    """Return the processor, available cores, threads, memory, versions and device, to store with measurements.
+
+    `threads` is by default the number that torch uses.
+    """
     description = {
-        "processor": _processor(),
+        "processor": processor().name,
         "cores": available_cores(),
-        "threads": torch.get_num_threads(),
+        "threads": _torch_threads() if threads is None else threads,
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
+        "openvino": _version("openvino"),
         "device": device,
     }
-    if torch.device(device).type == "cuda":
+    if device.startswith("cuda"):
+        import torch
+
         description["gpu"] = torch.cuda.get_device_name(device)
     return description
 
 
+def describe_engine(engine: Engine) -> dict[str, Any]:
+    """Return `describe_machine` for what an engine uses of the machine, with the name of the engine."""
+    return describe_machine(engine.device, engine.threads) | {"engine": engine.name}
+
+
 def peak_memory(device: str = "cpu") -> int:
     """Return the peak memory in bytes: of this process, or on a GPU of torch's allocations."""
-    if torch.device(device).type == "cuda":
+    if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     return memory.peak_memory()
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def interleaved_latency(runs: Mapping[Key, Callable[[], Any]], repeats: int = 9) -> dict[Key, float]:
@@ -61,20 +87,3 @@ def interleaved_times(runs: Mapping[Key, Callable[[], Any]], repeats: int) -> di
             run()
             times[name].append(1000 * (time.perf_counter() - start))
     return times
-
-
-@functools.cache
-def _processor() -> str:
-    """Return the name of the processor.
-
-    On Linux it is read from /proc/cpuinfo, because py-cpuinfo takes a second.
-    """
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    import cpuinfo
-
-    return cpuinfo.get_cpu_info().get("brand_raw") or platform.machine()

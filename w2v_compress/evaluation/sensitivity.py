@@ -1,18 +1,23 @@
 """Sensitivity to int8: the cost of quantizing each part, and the parts to keep in floating point for a WER limit."""
 
+import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from ..data.audio import SAMPLE_RATE
 from ..data.manifest import Utterance
-from ..errors import InputError
-from ..model_file.storage import quantize_file, read_model
+from ..errors import InputError, prefixed
+from ..model_file.storage import check_not_quantized, quantize_file
+from ..model_file.tensor_file import read_header
+from ..nn.parameters import parameter_shapes
 from ..progress import Progress, no_progress
-from ..quantization import scheme as quantization_scheme
+from ..quantization.calibration import Calibration
+from ..quantization.parts import quantizable_parts
+from ..runtime.decoding.words import LogProbs
 from ..runtime.recognizer import Recognizer
 from .wer import word_errors
 
@@ -55,15 +60,15 @@ class EvaluationSet:
 class Outputs:
     """Outputs of a recognizer for an evaluation set."""
 
-    logits: list[Tensor] = field(default_factory=list)
+    logits: list[LogProbs] = field(default_factory=list)
     """Logits (frames, units) for each piece of audio, with each frame's mean subtracted."""
     wer: float | None = None
 
     def relative_error(self, reference: "Outputs") -> float:
         """Return the root mean square of the difference of the logits, relative to that of `reference`."""
         pairs = list(zip(self.logits, reference.logits, strict=True))
-        difference = sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
-        return (difference / sum(float(theirs.square().sum()) for _, theirs in pairs)) ** 0.5
+        difference = sum(float(np.square(ours - theirs, dtype=np.float64).sum()) for ours, theirs in pairs)
+        return math.sqrt(difference / sum(float(np.square(theirs, dtype=np.float64).sum()) for _, theirs in pairs))
 
 
 def compute_outputs(recognizer: Recognizer, dataset: EvaluationSet) -> Outputs:
@@ -73,34 +78,42 @@ def compute_outputs(recognizer: Recognizer, dataset: EvaluationSet) -> Outputs:
     for result in recognizer.recognize(dataset.audio, rate, batch_size=dataset.batch_size):
         if isinstance(result, InputError):
             raise result
-        outputs.logits.append(result.log_probs - result.log_probs.mean(-1, keepdim=True))
+        outputs.logits.append(result.log_probs - result.log_probs.mean(-1, keepdims=True))
         texts.append(result.text)
     if dataset.texts is not None:
         outputs.wer = word_errors(dataset.texts, texts).rate
     return outputs
 
 
-def measure_parts(path: Path, scheme: str, dataset: EvaluationSet, progress: Progress = no_progress) -> list[PartCost]:
+def measure_parts(
+    path: Path,
+    scheme: str,
+    dataset: EvaluationSet,
+    calibration: Calibration | None = None,
+    progress: Progress = no_progress,
+) -> list[PartCost]:
     """Measure the cost of each part that `scheme` quantizes in the model file `path`, most sensitive part first.
 
-    Parts are sorted by the error of the logits, because the WER of a small set changes in steps of whole words.
-    `progress` counts parts. Raises `InputError` when the model is already int8 or the scheme is unknown.
+    Each part is quantized alone, with the activation scales of `calibration` if given, and compared with fp32. Parts
+    are sorted by the error of the logits, because the WER of a small set changes in steps of whole words. `progress`
+    counts parts. Raises `InputError` when the model is already int8 or the scheme is unknown.
     """
-    model_file = read_model(path)
-    if model_file.header.quantization is not None:
-        raise InputError(f"{path}: already quantized ({model_file.header.quantization['scheme']})")
-    model = model_file.build()
-    recognizer = Recognizer(model, model_file.header)
-    parts = quantization_scheme.quantizable_parts(model, scheme)
-    reference = compute_outputs(recognizer, dataset)
+    header = read_header(path)
+    with prefixed(path):
+        check_not_quantized(header)
+        parts = quantizable_parts(header.architecture, scheme, calibrated=calibration is not None)
+    shapes = parameter_shapes(header.architecture)
+    reference = compute_outputs(Recognizer.load(path, precision="fp32"), dataset)
     costs: list[PartCost] = []
-    for part, modules in parts.items():
-        parameters = sum(tensor.numel() for name in modules for tensor in model.get_submodule(name).parameters())
-        with quantization_scheme.temporarily_quantized(model, modules):
-            outputs = compute_outputs(recognizer, dataset)
-        increase = None if outputs.wer is None or reference.wer is None else outputs.wer - reference.wer
-        costs.append(PartCost(part, parameters, outputs.relative_error(reference), increase))
-        progress(len(costs), len(parts))
+    with tempfile.TemporaryDirectory() as folder:
+        for part, modules in parts.items():
+            alone = Path(folder) / "part.safetensors"
+            quantize_file(path, alone, scheme, [other for other in parts if other != part], calibration)
+            outputs = compute_outputs(Recognizer.load(alone, cache=False), dataset)
+            parameters = sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[0] in modules)
+            increase = None if outputs.wer is None or reference.wer is None else outputs.wer - reference.wer
+            costs.append(PartCost(part, parameters, outputs.relative_error(reference), increase))
+            progress(len(costs), len(parts))
     return sorted(costs, key=lambda cost: -cost.logit_error)
 
 
@@ -127,16 +140,18 @@ def quantize_within_limit(
     increase: float,
     costs: Sequence[PartCost],
     keep: Sequence[str] = (),
+    calibration: Calibration | None = None,
 ) -> list[str]:
     """Quantize the model file `path` to `out` such that the WER on `dataset` rises by at most `increase`, a fraction.
 
     The limit applies to the WER of the written file in its final precision. Returns the parts that stay in floating
-    point: those in `keep`, then the most sensitive ones by `costs`, which `measure_parts` returns.
+    point: those in `keep`, then the most sensitive ones by `costs`, which `measure_parts` returns. `calibration` is
+    that of `quantize_file`.
     """
 
     def wer(kept: Sequence[str]) -> float:
-        quantize_file(path, out, scheme, kept)
-        return measure_wer(Recognizer.load(out), dataset)
+        quantize_file(path, out, scheme, kept, calibration)
+        return measure_wer(Recognizer.load(out, cache=False), dataset)
 
     tolerance = 1e-9  # an increase of exactly the limit is within it, despite rounding
     limit = measure_wer(Recognizer.load(path, precision="fp32"), dataset) + increase + tolerance

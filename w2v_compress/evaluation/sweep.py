@@ -18,7 +18,7 @@ from ..progress import Progress, Steps, no_progress
 from ..runtime.recognizer import Recognizer
 from .compute import count_compute
 from .evaluate import evaluate
-from .machine import describe_machine, interleaved_latency
+from .machine import describe_engine, interleaved_latency
 from .plots import require_matplotlib, save_figure
 from .report import compute_device
 from .wer import Interval, compare
@@ -139,7 +139,7 @@ def sweep(
     return SweepReport(
         points=rows,
         reference=reference,
-        precision=recognizer.precision,
+        precision=recognizer.engine.precision,
         utterances=len(utterances),
         words=reports[reference].words,
         audio_seconds=audio_seconds,
@@ -148,7 +148,7 @@ def sweep(
         repeats=repeats,
         batch_size=batch_size,
         seed=seed,
-        machine=describe_machine(str(recognizer.device)),
+        machine=describe_engine(recognizer.engine),
     )
 
 
@@ -244,7 +244,7 @@ def _times(
 
 def _macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:
     """Count the multiply-accumulates for utterances of these lengths in samples, window by window."""
-    architecture = recognizer.model.architecture
+    architecture = recognizer.header.architecture
     return sum(
         count_compute(architecture, window.samples.stop - window.samples.start, point).total
         for length in lengths

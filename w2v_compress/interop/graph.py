@@ -1,7 +1,7 @@
 """The network as a graph for other runtimes: one compression point, any batch and length, normalization inside."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,17 @@ from .. import __version__
 from ..model_file.header import Header
 from ..model_file.storage import ModelFile
 from ..nn.compression import CompressionPoint
-from ..nn.convolution import FoldedPositionalConvolution, WeightNormConvolution, strided_windows
+from ..nn.convolution import (
+    FoldedPositionalConvolution,
+    StridedConvolution,
+    WeightNormConvolution,
+    strided_windows,
+)
 from ..nn.feature_extractor import ChannelNorm, ExtractorLayer
 from ..nn.lengths import valid_mask
 from ..nn.modules import replace_modules
+from ..quantization.int8 import Int8Convolution, Int8Linear, Int8PositionalConvolution
+from .quantized_product import quantized_linear, quantized_taps
 
 INPUTS = ("audio", "lengths")
 OUTPUTS = ("logits", "frames")
@@ -28,9 +35,8 @@ class ExportedExtractorLayer(nn.Module):
         super().__init__()
         convolution: Any = layer.get_submodule("0")
         self.kernel, self.stride = layer.kernel, layer.stride
-        self.bias: Tensor | None = convolution.bias
-        self.matrices = nn.ParameterList(
-            nn.Parameter(matrix.contiguous(), requires_grad=False) for matrix in convolution.matrices()
+        self.products = nn.ModuleList(
+            quantized_taps(convolution) if isinstance(convolution, Int8Convolution) else _floating_taps(convolution)
         )
         self.norm: nn.Module = nn.Identity()
         if layer.norm != "none":
@@ -49,7 +55,7 @@ class ExportedExtractorLayer(nn.Module):
         frames = windows.shape[1]
         valid = split_blocks(valid_mask(lengths, frames).unsqueeze(-1).to(windows))
         count = lengths.view(-1, 1, 1).to(windows)
-        out = F.linear(split_blocks(windows), self.matrices[0])
+        out = F.linear(split_blocks(windows), cast(nn.Linear, self.products[0]).weight)
         centred = out - (sum_blocks(out * valid) / count)[:, None, None]
         variance = sum_blocks(centred.square() * valid) / count
         scale = (variance + self.norm.eps).rsqrt() * self.norm.weight
@@ -59,11 +65,23 @@ class ExportedExtractorLayer(nn.Module):
         """Map `x` `(batch, time, in)`, and the result of `fold` for it, to `(batch, frames, out)`."""
         if normalized is not None:
             return F.gelu(normalized)
-        windows, matrices = list(strided_windows(x, self.kernel, self.stride)), list(self.matrices)
-        out = F.linear(windows[0], matrices[0], self.bias)
-        for window, matrix in zip(windows[1:], matrices[1:], strict=True):
-            out = out + F.linear(window, matrix)
+        windows = list(strided_windows(x, self.kernel, self.stride))
+        out = self.products[0](windows[0])
+        for window, product in zip(windows[1:], list(self.products)[1:], strict=True):
+            out = out + product(window)
         return F.gelu(self.norm(out))
+
+
+def _floating_taps(convolution: StridedConvolution) -> list[nn.Linear]:
+    """Return the products of a convolution with the operands of `strided_windows`, in their order."""
+    linears = []
+    for index, matrix in enumerate(convolution.matrices()):
+        bias = convolution.bias if index == 0 else None
+        linear = nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None, device="meta")
+        state = {"weight": matrix.contiguous()} | ({} if bias is None else {"bias": bias})
+        linear.load_state_dict(state, assign=True)
+        linears.append(linear.requires_grad_(False))
+    return linears
 
 
 def split_blocks(x: Tensor) -> Tensor:
@@ -84,6 +102,9 @@ def sum_blocks(blocks: Tensor) -> Tensor:
 
 class ExportGraph(nn.Module):
     """The network of a model file at one compression point, in the operations that exporters support.
+
+    The products of a calibrated int8 model are those of `quantized_product`, but for the positional convolution and the
+    products of attention, which are in floating point.
 
     Maps audio `(batch, samples)` at 16 kHz, not normalized, and valid samples `(batch,)` int64 to logits
     `(batch, frames, units)` and valid frames `(batch,)` int64.
@@ -120,6 +141,11 @@ def _exported_module(name: str, module: nn.Module) -> nn.Module | None:
         return ExportedExtractorLayer(module)
     if isinstance(module, WeightNormConvolution):
         return FoldedPositionalConvolution(module.effective_weight(), module.bias, module.groups)
+    if isinstance(module, Int8PositionalConvolution):
+        assert module.bias is not None
+        return FoldedPositionalConvolution(module.dequantized_weight(), module.bias, module.groups)
+    if isinstance(module, Int8Linear):
+        return quantized_linear(module)
     return None
 
 

@@ -10,6 +10,8 @@ from ..errors import InputError
 from ..extras import require
 from ..files import replacing_together
 from ..model_file.points import Point
+from ..model_file.storage import ModelFile
+from ..nn.compression import CompressionPoint
 from .graph import INPUTS, OUTPUTS, ExportGraph, graph_metadata
 from .parity import ExportedNetwork, measure_difference
 from .source import Exported, Source, check_suffix, without_warnings
@@ -39,7 +41,8 @@ def export_onnx(
             appended to its name.
         point: the compression point; by default that of the model file.
         strict: reject a point that the model was not trained for.
-        int8: quantize the matrix products with weights dynamically, with ONNX Runtime.
+        int8: quantize the matrix products with weights: with the fixed scales of a calibrated model file, else
+            dynamically, with ONNX Runtime.
         opset: the ONNX opset version.
 
     Raises `InputError` if the logits in fp32 differ by more than `parity.TOLERANCE`. Files at `out` then stay as they
@@ -53,20 +56,23 @@ def export_onnx(
     quantized = None
     with replacing_together(out) as target, tempfile.TemporaryDirectory(dir=target.parent) as folder:
         exact = Path(folder) / target.name if int8 else target
-        _write(source, exact, opset)
+        _write(source.model, source.point, exact, opset)
         difference = measure_difference(source.model, source.point, _session(exact))
         difference.check(out)
         if int8:
-            _quantize(exact, target)
+            if source.calibrated is not None:
+                _write(source.calibrated, source.point, target, opset)
+            else:
+                _quantize(exact, target)
             quantized = measure_difference(source.model, source.point, _session(target))
         names = [file.name for file in target.parent.iterdir() if file.is_file()]
     return Exported(source, tuple(out.with_name(name) for name in sorted(names)), difference, quantized)
 
 
-def _write(source: Source, path: Path, opset: int) -> None:
+def _write(model: ModelFile, point: CompressionPoint, path: Path, opset: int) -> None:
     import torch
 
-    graph = ExportGraph(source.model, source.point)
+    graph = ExportGraph(model, point)
     with without_warnings():
         program = torch.onnx.export(
             graph.trace(),
@@ -77,7 +83,7 @@ def _write(source: Source, path: Path, opset: int) -> None:
             verbose=False,
         )
     assert program is not None  # it is None only without `dynamo`
-    program.model.metadata_props.update(graph_metadata(source.model.header, source.point))
+    program.model.metadata_props.update(graph_metadata(model.header, point))
     weights = sum(parameter.nbytes for parameter in graph.parameters())
     program.save(path, external_data=weights > LARGEST_IN_ONE_FILE)
 

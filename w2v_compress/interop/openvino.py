@@ -1,4 +1,4 @@
-"""Export to OpenVINO's intermediate representation, directly from torch. Needs the extra `[openvino]`."""
+"""Export to OpenVINO's intermediate representation, directly from torch. Imports OpenVINO on demand."""
 
 from pathlib import Path
 

@@ -11,18 +11,25 @@ from ..errors import InputError
 from ..model_file.points import Point, resolve_point, untrained_warning
 from ..model_file.storage import ModelFile, read_model
 from ..nn.compression import CompressionPoint
+from ..quantization.parts import is_calibrated
 from ..quantization.scheme import dequantized_state
 from .parity import Difference
 
 
 @dataclass(frozen=True)
 class Source:
-    """A floating-point recognizer and the compression point to export it at."""
+    """A recognizer and the compression point to export it at."""
 
     model: ModelFile
+    """In floating point; the weights of an int8 model file are dequantized."""
     point: CompressionPoint
-    dequantized: bool
-    """Whether the model file is int8. Its weights are then dequantized to fp32, and activations are not quantized."""
+    int8: ModelFile | None
+    """The model file as it is, if it is int8."""
+
+    @property
+    def calibrated(self) -> ModelFile | None:
+        """The model file as it is, if it is int8 with fixed scales for its activations."""
+        return self.int8 if self.int8 is not None and is_calibrated(self.int8.header.quantization) else None
 
     @classmethod
     def read(cls, path: Path, point: Point | None, strict: bool) -> "Source":
@@ -30,14 +37,14 @@ class Source:
 
         Warns if the model was not trained for the point.
         """
-        model = read_model(path)
-        dequantized = model.header.quantization is not None
-        if dequantized:
+        model, int8 = read_model(path), None
+        if model.header.quantization is not None:
+            int8 = model
             model = ModelFile(replace(model.header, quantization=None), dequantized_state(model.state))
-        chosen = resolve_point(model.build(), model.header, point, strict=strict)
+        chosen = resolve_point(model.header, point, strict=strict)
         if message := untrained_warning(model.header, chosen):
             warnings.warn(message, stacklevel=2)
-        return cls(model, chosen, dequantized)
+        return cls(model, chosen, int8)
 
 
 @dataclass(frozen=True)

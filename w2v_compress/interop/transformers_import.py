@@ -17,8 +17,9 @@ from ..data.audio import SAMPLE_RATE
 from ..data.units import SPECIALS, Units
 from ..errors import InputError, prefixed, readable
 from ..model_file.header import Header
-from ..model_file.storage import ModelFile, build_skeleton, write_model
+from ..model_file.storage import ModelFile, write_model
 from ..nn.architecture import Architecture
+from ..nn.parameters import check_layer_counts, parameter_shapes
 from . import transformers_format
 
 WEIGHTS = "model.safetensors"
@@ -78,7 +79,8 @@ def _convert_state(
     if "wav2vec2.encoder.layer_norm.bias" in tensors:  # absent in models trained without masking
         tensors.setdefault("wav2vec2.masked_spec_embed", torch.zeros_like(tensors["wav2vec2.encoder.layer_norm.bias"]))
     state = {}
-    for name in build_skeleton(architecture, len(tensors)).state_dict():
+    check_layer_counts(architecture, len(tensors))
+    for name in parameter_shapes(architecture):
         theirs = transformers_format.tensor_name(name)
         if theirs not in tensors:
             raise InputError(f"the tensor `{theirs}` is missing")

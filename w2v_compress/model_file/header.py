@@ -8,7 +8,6 @@ from typing import Any
 from ..data.audio import SAMPLE_RATE
 from ..data.units import Units
 from ..errors import InputError
-from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import Architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from .sweep import Sweep
@@ -101,11 +100,11 @@ class Header:
         values["sweep"] = None if values["sweep"] is None else Sweep.from_dict(values["sweep"])
         return cls(**values)
 
-    def check_points(self, model: AcousticModel) -> None:
-        """Raise `InputError` if the header names a compression point that its network, `model`, cannot run."""
+    def check_points(self) -> None:
+        """Raise `InputError` if the header names a compression point that its network cannot run."""
         swept = [] if self.sweep is None else [measured.point for measured in self.sweep.points]
         for point in (self.point, *self.space.all_points(), *swept):
-            model.w2v_model.encoder.pools_per_layer(point)
+            self.architecture.pools_per_layer(point)
 
 
 def _parse_fields(text: str) -> dict[str, Any]:

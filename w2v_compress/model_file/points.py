@@ -1,7 +1,6 @@
 """Choosing the compression point to run a model at."""
 
 from ..errors import InputError
-from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import CompressionPoint
 from .header import Header
 
@@ -9,9 +8,7 @@ Point = CompressionPoint | str
 """A compression point, or its text such as "2,1,1"."""
 
 
-def resolve_point(
-    model: AcousticModel, header: Header, point: Point | None = None, *, strict: bool = False
-) -> CompressionPoint:
+def resolve_point(header: Header, point: Point | None = None, *, strict: bool = False) -> CompressionPoint:
     """Return `point` as a `CompressionPoint`, or the header's default point if `point` is None.
 
     Raises `InputError` for a point that the network cannot run and, if `strict`, for one that it was not trained for.
@@ -20,7 +17,7 @@ def resolve_point(
     chosen = header.point if point is None else point
     if isinstance(chosen, str):
         chosen = CompressionPoint.parse(chosen)
-    model.w2v_model.encoder.pools_per_layer(chosen)
+    header.architecture.pools_per_layer(chosen)
     message = untrained_warning(header, chosen)
     if strict and message is not None:
         raise InputError(message)

@@ -14,7 +14,9 @@ from omegaconf import MISSING
 
 from ..errors import InputError
 from ..interop.fairseq_checkpoint import read_initial
-from ..nn import AcousticModel, CompressionPoint, TrainingOptions
+from ..nn.acoustic_model import AcousticModel
+from ..nn.compression import CompressionPoint
+from ..nn.options import TrainingOptions
 from .ctc import CtcConfig, CtcModel, check_normalization
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,11 @@ from torch import Tensor
 from ..errors import InputError, prefixed
 from ..interop.fairseq_settings import default_point, pretrained_settings
 from ..model_file.header import Header
-from ..nn import AcousticModel, Architecture, CompressionPoint, FeatureMasks, TrainingOptions
+from ..nn.acoustic_model import AcousticModel, FeatureMasks
+from ..nn.architecture import Architecture
+from ..nn.compression import CompressionPoint
 from ..nn.lengths import valid_lengths, valid_mask
+from ..nn.options import TrainingOptions
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fairseq.models import register_model
 
 from ..errors import InputError
-from ..nn import CompressionPoint
+from ..nn.compression import CompressionPoint
 from ..nn.encoder import Encoder
 from .pretraining import PretrainingConfig, PretrainingModel
 

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from ..errors import InputError, prefixed
 from ..interop.fairseq_checkpoint import read_tensors
 from ..interop.fairseq_settings import default_point
-from ..nn import Architecture, CompressionPoint, TrainingOptions
 from ..nn.acoustic_model import initialize_linear
+from ..nn.architecture import Architecture
+from ..nn.compression import CompressionPoint
 from ..nn.encoder import Encoder
 from ..nn.feature_extractor import FeatureExtractor
 from ..nn.lengths import valid_lengths, valid_mask
+from ..nn.options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 MLP_CHANNELS = 4096

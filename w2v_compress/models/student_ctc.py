@@ -17,7 +17,9 @@ from ..distillation.layer_selection import SELECTIONS, check_layers, choose_laye
 from ..errors import InputError
 from ..interop.fairseq_checkpoint import read_recognizer
 from ..model_file.storage import ModelFile
-from ..nn import AcousticModel, CompressionPoint, TrainingOptions
+from ..nn.acoustic_model import AcousticModel
+from ..nn.compression import CompressionPoint
+from ..nn.options import TrainingOptions
 from .ctc import CtcConfig, CtcModel, check_units_and_normalization
 
 LAYER_SELECTION_CHOICES = ChoiceEnum(SELECTIONS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
+from .compression import CompressionPoint
 
 ConvLayers = tuple[tuple[int, int, int], ...]
 
@@ -152,6 +153,18 @@ class Architecture:
         if settings.get("conv_feature_layers"):
             fields["conv_layers"] = parse_conv_layers(str(settings["conv_feature_layers"]))
         return cls(**fields, num_units=num_units)
+
+    def pools_per_layer(self, point: CompressionPoint) -> list[tuple[int, int]]:
+        """Return (query pooling, key-value pooling) of each layer at `point`.
+
+        Raises `InputError` if the network has no upsampling layer for the squeeze factor, or another number of layers.
+        """
+        if self.learned_upsampling and point.squeeze not in (1, *self.learned_upsampling):
+            raise InputError(
+                f"compression point {point}: this network learned to upsample for a squeeze of "
+                f"{', '.join(map(str, self.learned_upsampling))}; it must be one of these or 1"
+            )
+        return point.pools_per_layer(self.encoder_layers)
 
     @property
     def samples_per_frame(self) -> int:

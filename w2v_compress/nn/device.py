@@ -5,6 +5,8 @@ import platform
 
 import torch
 
+from ..processor import processor
+
 INT8_MAX = 127
 """Largest quantized weight. -128 is unused, so that a weight and its negative have the same rounding error."""
 
@@ -13,19 +15,9 @@ def half_precision(device: torch.device) -> torch.dtype:
     """Return the fastest precision of `device`: bf16 or fp16 if it has units for one of them, else fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or has_amx()):
+    if device.type == "cpu" and processor().has_fast_bfloat16:
         return torch.bfloat16
     return torch.float32
-
-
-def has_amx() -> bool:
-    """Return whether the CPU has AMX, the matrix units of x86 servers that multiply bf16 and int8 tiles."""
-    return torch.cpu._is_amx_tile_supported()
-
-
-def onednn_has_bf16() -> bool:
-    """Return whether oneDNN computes bf16 products on this processor, on units for them or emulated."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache

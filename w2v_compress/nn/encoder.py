@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import InputError
 from .architecture import Architecture
 from .attention import SelfAttention
 from .compression import UNCOMPRESSED, CompressionPoint
@@ -83,6 +82,7 @@ class Encoder(nn.Module):
     def __init__(self, architecture: Architecture, options: TrainingOptions) -> None:
         super().__init__()
         channels = architecture.encoder_embed_dim
+        self.architecture = architecture
         self.layer_norm_first = architecture.layer_norm_first
         self.checkpoint_activations = options.checkpoint_activations
         self.layerdrop = options.layerdrop
@@ -147,16 +147,8 @@ class Encoder(nn.Module):
         return self._upsample(x, squeeze, time), hidden
 
     def pools_per_layer(self, point: CompressionPoint) -> list[tuple[int, int]]:
-        """Return (query pooling, key-value pooling) of each layer at `point`.
-
-        Raises `InputError` if the network has no upsampling layer for the squeeze factor, or another number of layers.
-        """
-        if self.upsampling and str(point.squeeze) not in ("1", *self.upsampling):
-            raise InputError(
-                f"compression point {point}: this network learned to upsample for a squeeze of "
-                f"{', '.join(self.upsampling)}; it must be one of these or 1"
-            )
-        return point.pools_per_layer(len(self.layers))
+        """Return (query pooling, key-value pooling) of each layer; errors as `Architecture.pools_per_layer`."""
+        return self.architecture.pools_per_layer(point)
 
     def _run_layer(
         self, layer: nn.Module, x: Tensor, lengths: Tensor | None, query_pool: int, key_value_pool: int

@@ -1,28 +1,20 @@
-"""Replace modules inside a network and restore them."""
+"""Replace modules inside a network."""
 
 from collections.abc import Callable
 
 from torch import nn
 
 
-def replace_modules(model: nn.Module, substitute: Callable[[str, nn.Module], nn.Module | None]) -> dict[str, nn.Module]:
+def replace_modules(model: nn.Module, substitute: Callable[[str, nn.Module], nn.Module | None]) -> None:
     """Replace each module of `model` for which `substitute(name, module)` returns another module.
 
-    The submodules of a replaced module are not visited. Returns the original modules by name, as `restore_modules`
-    takes them.
+    The submodules of a replaced module are not visited.
     """
-    originals: dict[str, nn.Module] = {}
+    replaced: set[str] = set()
     for name, module in list(model.named_modules()):
-        if any(name.startswith(f"{outer}.") for outer in originals):
+        if any(name.startswith(f"{outer}.") for outer in replaced):
             continue
         replacement = substitute(name, module)
         if replacement is not None:
             model.set_submodule(name, replacement)
-            originals[name] = module
-    return originals
-
-
-def restore_modules(model: nn.Module, originals: dict[str, nn.Module]) -> None:
-    """Undo `replace_modules`: put the modules `originals` that it returned back into `model`."""
-    for name, module in originals.items():
-        model.set_submodule(name, module)
+            replaced.add(name)

@@ -20,7 +20,8 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.machine import describe_machine, interleaved_latency
 from ..evaluation.report import megabytes
 from ..interop.fairseq_checkpoint import export_random
-from ..model_file.storage import describe_model, quantize_file, read_header
+from ..model_file.storage import quantize_file
+from ..model_file.tensor_file import describe_model, read_header
 from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
 from ..nn.device import has_int8_units

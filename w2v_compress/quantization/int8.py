@@ -27,9 +27,26 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / _broadcast_scale(scale, weight)).round().to(torch.int8), scale
 
 
-def dequantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """Return int8 `weight` `(out, ...)` times `scale` `(out,)`, in the precision of `scale`."""
-    return weight.to(scale.dtype) * _broadcast_scale(scale, weight)
+def dequantize_weight(weight: Tensor, scale: Tensor, input_scale: Tensor | None = None) -> Tensor:
+    """Return int8 `weight` `(out, in, ...)` times `scale` `(out,)`, in the precision of `scale`.
+
+    A calibrated weight is also divided by the `input_scale` `(in,)` that it was multiplied by.
+    """
+    floating = weight.to(scale.dtype) * _broadcast_scale(scale, weight)
+    return floating if input_scale is None else scale_columns(floating, 1 / input_scale)
+
+
+def split_columns(weight: Tensor, inputs: int) -> Tensor:
+    """View a weight `(out, in, ...)` as `(groups, out / groups, in, ...)`, for `inputs` channels in groups of `in`."""
+    split: Tensor = weight.unflatten(0, (inputs // weight.shape[1], -1))
+    return split
+
+
+def scale_columns(weight: Tensor, factors: Tensor) -> Tensor:
+    """Multiply a weight `(out, in, ...)` by a factor for each input channel, `(groups * in,)`."""
+    split = split_columns(weight, len(factors))
+    shape = (len(split), 1, split.shape[2], *[1] * (split.dim() - 3))
+    return (split * factors.view(shape)).flatten(0, 1)
 
 
 def _broadcast_scale(scale: Tensor, weight: Tensor) -> Tensor:
@@ -63,8 +80,18 @@ class Int8Module(nn.Module):
     weight_sums: Tensor
     """Sum of each row of `matrix`: the zero point of an input adds zero * sum to each product."""
 
-    def __init__(self, weight: Tensor, bias: nn.Parameter | None) -> None:
+    groups: int = 1
+    """Groups of input channels, each for as many groups of output channels."""
+    input_scale: nn.Parameter | None
+    """Calibrated scale of each input channel, `(in,)`: the weight is that of the input divided by these."""
+    input_zero: nn.Parameter | None
+    """Calibrated zero point of the input, a whole number."""
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None, *, calibrated: bool = False) -> None:
         super().__init__()
+        inputs = weight.shape[1] * self.groups
+        for name, value in (("input_scale", weight.new_ones(inputs)), ("input_zero", weight.new_zeros(()))):
+            self.register_parameter(name, nn.Parameter(value, requires_grad=False) if calibrated else None)
         self.weight = nn.Parameter(
             torch.zeros(weight.shape, dtype=torch.int8, device=weight.device), requires_grad=False
         )
@@ -89,7 +116,19 @@ class Int8Module(nn.Module):
 
     def dequantized_weight(self) -> Tensor:
         """Return the weight in floating point, in the shape of `weight`."""
-        return dequantize_weight(self.weight, self.weight_scale)
+        return dequantize_weight(self.weight, self.weight_scale, self.input_scale)
+
+    def _quantize_input(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize `rows` `(rows, in)` with the calibrated scales, or with a scale and a zero point for each row.
+
+        Returns int8, scale and zero point; with calibrated scales, `matrix` includes the scale of each input channel.
+        """
+        if self.input_scale is None or self.input_zero is None:
+            return quantize_activations(rows)
+        columns = self.input_scale.repeat(rows.shape[1] // len(self.input_scale))
+        integers = (rows / columns).add_(self.input_zero).round_().clamp_(-128, INT8_MAX).to(torch.int8)
+        one = rows.new_ones(1, 1)
+        return integers, one, self.input_zero * one
 
     @torch.no_grad()
     def matmul(self, rows: Tensor) -> Tensor:
@@ -101,10 +140,11 @@ class Int8Module(nn.Module):
         out = rows.new_empty(*rows.shape[:-1], len(self.matrix), dtype=torch.float32)
         for windows, outputs in zip(rows, out, strict=True):
             for chunk, place in zip(windows.split(CHUNK_ROWS), outputs.split(CHUNK_ROWS), strict=True):
-                integers, scale, zero = quantize_activations(chunk.float())
+                integers, scale, zero = self._quantize_input(chunk.float())
                 # In-place passes, as in `quantize_activations`: a temporary tensor costs more than a pass.
                 place.copy_(torch._int_mm(integers, self.matrix.t())).mul_(scale).mul_(self.weight_scale)
-                place.addr_((zero * scale).squeeze(1), self.weight_sums * self.weight_scale, alpha=-1)
+                offset = (zero * scale).expand(len(chunk), 1).squeeze(1)
+                place.addr_(offset, self.weight_sums * self.weight_scale, alpha=-1)
                 if self.bias is not None:
                     place.add_(self.bias)
         return out.to(rows.dtype)
@@ -113,8 +153,8 @@ class Int8Module(nn.Module):
 class Int8Linear(Int8Module):
     """`nn.Linear` with an int8 weight, `(..., in)` -> `(..., out)`."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.weight, linear.bias)
+    def __init__(self, linear: nn.Linear, *, calibrated: bool = False) -> None:
+        super().__init__(linear.weight, linear.bias, calibrated=calibrated)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to `x` `(..., in)`; the output has the precision of `x`."""
@@ -126,9 +166,9 @@ class Int8Linear(Int8Module):
 class Int8Convolution(Int8Module):
     """`StridedConvolution` with an int8 weight; same input and output shapes."""
 
-    def __init__(self, convolution: StridedConvolution) -> None:
+    def __init__(self, convolution: StridedConvolution, *, calibrated: bool = False) -> None:
         self.kernel, self.stride = convolution.kernel, convolution.stride
-        super().__init__(convolution.weight, convolution.bias)  # (out, in, kernel)
+        super().__init__(convolution.weight, convolution.bias, calibrated=calibrated)  # (out, in, kernel)
 
     def as_matrix(self) -> Tensor:
         """Return the int8 weight as multiplied, `(out, kernel * in)`."""
@@ -149,14 +189,22 @@ class Int8PositionalConvolution(Int8Module):
     utterance and group. Frames of zeros, such as padding, do not change that scale.
     """
 
-    def __init__(self, convolution: WeightNormConvolution) -> None:
-        self.groups = convolution.groups
-        super().__init__(convolution.weight_v, convolution.bias)  # (channels, channels / groups, kernel)
+    def __init__(self, convolution: WeightNormConvolution, *, calibrated: bool = False) -> None:
+        self.groups = convolution.groups  # the weight is (channels, channels / groups, kernel)
+        super().__init__(convolution.weight_v, convolution.bias, calibrated=calibrated)
 
     def as_matrix(self) -> Tensor:
         """Return the int8 weight as multiplied, `(groups, channels / groups, kernel * channels / groups)`."""
         matrix: Tensor = self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
         return matrix
+
+    def _quantize_groups(self, x: Tensor, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize the result of `split_groups`; scale and zero point are `(batch, groups, 1, 1)` or of size 1."""
+        if self.input_scale is None:
+            return quantize_activations(split_groups(x, self.groups, kernel), (2, 3))
+        integers = (x / self.input_scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+        one = x.new_ones(1, 1, 1, 1)
+        return split_groups(integers, self.groups, kernel), one, 0 * one
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         """Convolve `x` `(batch, time, channels)` and return every `stride`-th frame, in the precision of `x`."""
@@ -165,7 +213,7 @@ class Int8PositionalConvolution(Int8Module):
             padded = F.pad(x.transpose(1, 2).float(), (kernel // 2, (kernel - 1) // 2))
             out = F.conv1d(padded, self.dequantized_weight(), self.bias, stride, groups=self.groups)
             return out.transpose(1, 2).to(x.dtype)
-        integers, scale, zero = quantize_activations(split_groups(x.float(), self.groups, kernel), (2, 3))
+        integers, scale, zero = self._quantize_groups(x.float(), kernel)
         products = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
@@ -176,15 +224,14 @@ class Int8PositionalConvolution(Int8Module):
         return (out if self.bias is None else out + self.bias).to(x.dtype)
 
 
-def int8_module(module: nn.Module) -> Int8Module | None:
-    """Create the int8 counterpart of `module` with its bias and zero weights; return None if it has no counterpart.
+def int8_module(module: nn.Module, *, calibrated: bool = False) -> Int8Module:
+    """Create the int8 counterpart of a linear layer or convolution, with its bias and zero weights.
 
-    The first convolution has none, because the group norm rescales its 10 weights per channel for each utterance.
+    With `calibrated` it has scales for its input.
     """
     if isinstance(module, nn.Linear):
-        return Int8Linear(module)
+        return Int8Linear(module, calibrated=calibrated)
     if isinstance(module, WeightNormConvolution):
-        return Int8PositionalConvolution(module)
-    if isinstance(module, StridedConvolution) and module.weight.shape[1] > 1:
-        return Int8Convolution(module)
-    return None
+        return Int8PositionalConvolution(module, calibrated=calibrated)
+    assert isinstance(module, StridedConvolution)
+    return Int8Convolution(module, calibrated=calibrated)

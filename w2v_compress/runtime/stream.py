@@ -1,23 +1,26 @@
 """Turn audio into normalized windows for the network, and join their log-probabilities recording by recording."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Union
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..data.audio import SAMPLE_RATE, AudioArray, AudioSource, open_audio
 from ..data.normalization import Moments
 from ..errors import AudioError, InputError
 from ..model_file.header import Header
 from ..nn.compression import CompressionPoint
+from .decoding.words import LogProbs
 from .windows import Window, plan_windows, read_windows
 
-Audio = str | Path | bytes | BinaryIO | np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Audio = Union[str, Path, bytes, BinaryIO, np.ndarray, "Tensor"]
 """A file by its path, its bytes or a binary file object; or an array of samples."""
 
 
@@ -29,7 +32,7 @@ class Recording:
     """Name of the recording in error messages."""
     samples: int = 0
     """Length at 16 kHz."""
-    log_probs: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    log_probs: LogProbs = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """Log-probabilities, `(frames, units)`; frames that have not arrived yet are undefined."""
     missing_frames: int = 1
     """Number of frames that have not arrived yet; positive while the length is unknown."""
@@ -40,7 +43,7 @@ class Recording:
     def allocate(self, name: object, samples: int, frames: int, units: int) -> None:
         """Set the name and the length, and allocate the log-probabilities."""
         self.name, self.samples, self.missing_frames = name, samples, frames
-        self.log_probs = torch.empty(frames, units)
+        self.log_probs = np.empty((frames, units), np.float32)
 
     @property
     def done(self) -> bool:
@@ -59,13 +62,13 @@ class Segment:
     """Index in the recording of the first frame that is kept."""
     recording: Recording
 
-    def store(self, log_probs: Tensor, compute_seconds: float) -> None:
+    def store(self, log_probs: LogProbs, compute_seconds: float) -> None:
         """Copy the kept rows of the window's `log_probs` (frames, units) into the recording.
 
         If any of them is not finite, no text can be decoded, so the recording gets an error.
         """
         kept = log_probs[self.window.kept]
-        if not kept.isfinite().all():
+        if not np.isfinite(kept).all():
             self.recording.error = InputError(
                 f"{self.recording.name}: the network's output is not finite (NaN or infinite): "
                 "its weights are damaged or too large for this precision (fp32 has the largest range)"
@@ -127,7 +130,7 @@ class AudioStream:
             yield self._pending.popleft()
 
     def _segments(self, audio: Audio, recording: Recording) -> Iterator[Segment]:
-        source = open_audio(audio.detach().cpu() if isinstance(audio, Tensor) else audio, self._rate)
+        source = open_audio(_on_cpu(audio), self._rate)
         if source.rate != SAMPLE_RATE:
             self._on_resampling(
                 f"{source.name}: is at {source.rate:g} Hz; audio that is not at {SAMPLE_RATE} Hz is resampled"
@@ -159,3 +162,9 @@ class AudioStream:
             if moments.count > self._chunk_seconds * SAMPLE_RATE:
                 blocks.clear()
         return moments, blocks or source.blocks()
+
+
+def _on_cpu(audio: Audio) -> Audio:
+    """Return a tensor of torch without its gradient and on the CPU, and anything else as it is. Imports no torch."""
+    torch = sys.modules.get("torch")
+    return audio.detach().cpu() if torch is not None and isinstance(audio, torch.Tensor) else audio

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ..compat.meters import derived_function
 from ..compat.optimizer import excluding_from_step
 from ..errors import InputError, prefixed
-from ..nn import CompressionPoint, CompressionSpace
-from ..nn.compression import parse_points
+from ..nn.compression import CompressionPoint, CompressionSpace, parse_points
 from ..nn.encoder import Encoder
 
 Criterion = Callable[[Any, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]

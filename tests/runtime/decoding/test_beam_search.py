@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
-from torch import Tensor
 
 from w2v_compress.data.units import SPECIALS, Units
 from w2v_compress.errors import InputError
 from w2v_compress.runtime.decoding import DecodedText, GreedyDecoder
 from w2v_compress.runtime.decoding import beam_search as module
 from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
+from w2v_compress.runtime.decoding.words import LogProbs
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 
 pytest.importorskip("flashlight.lib.text.decoder")
 
@@ -29,14 +30,17 @@ EVERYTHING = {"beam": 100_000, "beam_threshold": 1000.0}
 LM_WEIGHT, WORD_SCORE = 1.3, -0.4
 
 
-def random_log_probs(frames: int, seed: int, units: Units = UNITS, sharpness: float = 2.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return (sharpness * torch.randn(frames, len(units.symbols), generator=generator)).log_softmax(-1)
+def random_log_probs(frames: int, seed: int, units: Units = UNITS, sharpness: float = 2.0) -> LogProbs:
+    return log_softmax(np.random.default_rng(seed).normal(scale=sharpness, size=(frames, len(units.symbols))))
 
 
-def paths(log_probs: Tensor, choices: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
+def log_softmax(logits: npt.NDArray[np.float64]) -> LogProbs:
+    return (logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def paths(log_probs: LogProbs, choices: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
     """All paths of units in `choices` through the frames, with their log-probabilities."""
-    rows = log_probs.double().tolist()
+    rows = log_probs.tolist()
     return [
         (path, sum(row[unit] for row, unit in zip(rows, path, strict=True)))
         for path in itertools.product(choices, repeat=len(rows))
@@ -159,7 +163,7 @@ def repeats_last_piece(path: tuple[int, ...], words: list[tuple[int, ...]]) -> b
     return False
 
 
-def spoken(text: str, units: Units, seed: int = 0, noise: float = 0.5) -> Tensor:
+def spoken(text: str, units: Units, seed: int = 0, noise: float = 0.5) -> LogProbs:
     """Log-probabilities in which the units of `text` are clear, separated by blanks of random length."""
     generator = np.random.default_rng(seed)
     path = [BLANK] * 3
@@ -167,7 +171,7 @@ def spoken(text: str, units: Units, seed: int = 0, noise: float = 0.5) -> Tensor
         path += [unit] * int(generator.integers(1, 4)) + [BLANK] * int(generator.integers(1, 4))
     logits = generator.normal(scale=noise, size=(len(path), len(units.symbols)))
     logits[np.arange(len(path)), path] += 8
-    return torch.from_numpy(logits).float().log_softmax(-1)
+    return log_softmax(logits)
 
 
 @pytest.mark.parametrize("kind", ["letters", "pieces"])
@@ -187,8 +191,8 @@ def test_times_are_those_of_greedy_decoding_where_all_is_clear(kind: str, pieces
 def test_the_language_model_decides_what_the_network_cannot(tmp_path: Path, arpa: Path) -> None:
     units = Units.letters()
     log_probs = spoken("A AB", units)
-    frames = (log_probs.argmax(-1) == units.encode("B")[0]).nonzero()[0]
-    log_probs[frames, units.encode("C")[0]] = log_probs[frames, units.encode("B")[0]] + 0.1
+    frame = np.flatnonzero(log_probs.argmax(-1) == units.encode("B")[0])[0]
+    log_probs[frame, units.encode("C")[0]] = log_probs[frame, units.encode("B")[0]] + 0.1
     lexicon = tmp_path / "lexicon"
     lexicon.write_text("A\nAB\nAC\n")
     assert BeamSearchDecoder(units, HOP, lexicon=lexicon)(log_probs).text == "A AC"
@@ -207,14 +211,14 @@ def test_binary_files_decide_as_the_arpa_file_does(arpa: Path, binary: Path, tmp
 
 def test_silence_gives_no_words(arpa: Path) -> None:
     units = Units.letters()
-    silence = torch.full((60, 32), -20.0)
+    silence = np.full((60, 32), -20, np.float32)
     silence[:, BLANK] = 0.0
     for decoder in (BeamSearchDecoder(units, HOP), BeamSearchDecoder(units, HOP, lm=arpa)):
-        assert decoder(torch.zeros(0, 32)) == DecodedText("", ())
+        assert decoder(np.zeros((0, 32), np.float32)) == DecodedText("", ())
         assert decoder(silence) == DecodedText("", ())
         assert decoder(silence[:1]) == DecodedText("", ())
         with pytest.raises(InputError, match="a log-probability is not a number"):
-            decoder(torch.full((5, 32), math.nan))
+            decoder(np.full((5, 32), math.nan, np.float32))
         silence[:, BLANK + 1 :] = -math.inf
         assert decoder(silence) == DecodedText("", ())
 
@@ -223,18 +227,18 @@ def test_the_last_word_needs_no_end_and_half_a_word_is_none(arpa: Path) -> None:
     units = Units.letters()
     log_probs = spoken("A BAD", units)
     letters = log_probs.argmax(-1)
-    end = int((letters == units.encode("D")[0]).nonzero()[-1]) + 1
+    end = np.flatnonzero(letters == units.encode("D")[0])[-1] + 1
     decoder = BeamSearchDecoder(units, HOP, lm=arpa)
     assert decoder(log_probs[:end]).words == decoder(log_probs).words
     assert decoder(log_probs).words[-1].end == pytest.approx(HOP * end)
-    half = int((letters == units.encode("B")[0]).nonzero()[-1]) + 1
+    half = np.flatnonzero(letters == units.encode("B")[0])[-1] + 1
     assert decoder(log_probs[:half]).text in ("A", "A A")
 
 
 def test_specials_are_never_written(arpa: Path) -> None:
     units = Units.letters()
     log_probs = spoken("A AB", units)
-    noisy = log_probs.clone()
+    noisy = log_probs.copy()
     noisy[::4, 1:4] = 5.0
     for decoder in (BeamSearchDecoder(units, HOP), BeamSearchDecoder(units, HOP, lm=arpa)):
         assert decoder(noisy).text == decoder(log_probs).text == "A AB"
@@ -252,7 +256,7 @@ def test_long_audio_in_steps_equals_one_step(monkeypatch: pytest.MonkeyPatch, ar
     monkeypatch.setattr(module, "SETTLED_FRAMES", 60)
     assert decoder(log_probs) == expected
     assert decoder(log_probs[:20]) == decoder(log_probs[:20])
-    silence = spoken("A", units)[:1].expand(300, -1)
+    silence = np.broadcast_to(spoken("A", units)[0], (300, len(units.symbols)))
     assert decoder(silence) == DecodedText("", ())
 
 
@@ -301,7 +305,7 @@ def test_log_probabilities_of_another_model_are_refused(arpa: Path) -> None:
     decoder = BeamSearchDecoder(Units.letters(), HOP, lm=arpa)
     for shape in ((5, 7), (5, 33), (32,)):
         with pytest.raises(InputError, match=r"have shape \(.*\); it must be \(frames, 32\)"):
-            decoder(torch.zeros(shape))
+            decoder(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,7 @@ def test_a_recognizer_takes_it(tiny_model: Callable[..., Any], wav: Callable[...
     from w2v_compress.runtime.recognizer import Recognizer, Transcript
 
     model = tiny_model()
-    recognizer = Recognizer(model.build(), model.header)
+    recognizer = Recognizer(TorchEngine(model.build()), model.header)
     path = wav("a.wav", 2.0)
     header = recognizer.header
     recognizer.decoder = BeamSearchDecoder(header.units, header.seconds_per_frame, lm=arpa)

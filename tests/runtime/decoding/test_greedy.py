@@ -5,18 +5,18 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from w2v_compress.data.units import SPECIALS, Units
 from w2v_compress.runtime.decoding import DecodedText, GreedyDecoder, Word
+from w2v_compress.runtime.decoding.words import LogProbs, words_of_path
 
 HOP = 0.02
 
 
-def one_hot(path: Iterable[int], units: Units) -> Tensor:
-    return torch.nn.functional.one_hot(torch.tensor(list(path)), len(units.symbols)).float()
+def one_hot(path: Iterable[int], units: Units) -> LogProbs:
+    return np.eye(len(units.symbols), dtype=np.float32)[list(path)]
 
 
 def test_text_equals_the_definition_on_every_short_path() -> None:
@@ -25,6 +25,7 @@ def test_text_equals_the_definition_on_every_short_path() -> None:
     for path in itertools.product(range(6), repeat=4):
         collapsed = [unit for unit, _ in itertools.groupby(path)]
         decoded = decoder(one_hot(path, units))
+        assert words_of_path(path, units, HOP) == decoded
         assert decoded.text == units.decode(collapsed)
         assert decoded.text == " ".join(word.text for word in decoded.words)
         assert not any(special in decoded.text for special in SPECIALS)
@@ -37,14 +38,12 @@ def test_words_and_times_are_those_of_transformers(tmp_path: Path) -> None:
     vocabulary.write_text(json.dumps({symbol: unit for unit, symbol in enumerate(units.symbols)}))
     tokenizer = transformers.Wav2Vec2CTCTokenizer(str(vocabulary), pad_token="<s>", word_delimiter_token="|")
     decoder = GreedyDecoder(units, HOP)
-    generator = torch.Generator().manual_seed(1)
-    spoken = torch.tensor([0, *range(len(SPECIALS), 12)])  # the blank, `|` and seven letters
+    generator = np.random.default_rng(1)
+    spoken = np.array([0, *range(len(SPECIALS), 12)])  # the blank, `|` and seven letters
     for length in (1, 7, 50, 400):
-        path = spoken[torch.randint(len(spoken), (length,), generator=generator)].repeat_interleave(
-            torch.randint(1, 4, (length,), generator=generator)
-        )
+        path = np.repeat(generator.choice(spoken, length), generator.integers(1, 4, length)).tolist()
         expected = tokenizer.decode(path, output_word_offsets=True)
-        decoded = decoder(one_hot(path.tolist(), units))
+        decoded = decoder(one_hot(path, units))
         assert decoded.text == " ".join(expected.text.split())
         assert [(word.text, word.start, word.end) for word in decoded.words] == [
             (word["word"], pytest.approx(HOP * word["start_offset"]), pytest.approx(HOP * word["end_offset"]))
@@ -75,7 +74,7 @@ def test_sentencepiece_words_begin_with_the_piece_that_begins_them() -> None:
 def test_nothing_was_said() -> None:
     units = Units.letters()
     decoder = GreedyDecoder(units, HOP)
-    assert decoder(torch.zeros(0, 32)) == DecodedText("", ())
+    assert decoder(np.zeros((0, 32), np.float32)) == DecodedText("", ())
     assert decoder(one_hot([0] * 50, units)) == DecodedText("", ())
     assert decoder(one_hot([0, 4, 4, 1, 2, 3, 4, 0], units)) == DecodedText("", ())
 

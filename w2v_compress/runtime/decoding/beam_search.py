@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from ...data.units import SPECIALS, Units
 from ...errors import InputError
 from ...extras import require
 from .language_model import arpa_words, load_language_model
 from .lexicon import Spelling, read_lexicon, spell
-from .words import DecodedText, Word, seconds_at, words_of_path
+from .words import DecodedText, LogProbs, Word, seconds_at, words_of_path
 
 BLANK = 0
 UNUSED_UNIT = 2
@@ -114,7 +112,7 @@ class BeamSearchDecoder:
         else:
             self._search = self._build_free_search(flashlight)
 
-    def __call__(self, log_probs: Tensor, /) -> DecodedText:
+    def __call__(self, log_probs: LogProbs, /) -> DecodedText:
         """Decode log-probabilities `(frames, units)`.
 
         Raises `InputError` if the number of units is wrong or a log-probability is NaN or +infinity.
@@ -131,7 +129,7 @@ class BeamSearchDecoder:
         path, words = self._search_best_path(log_probs)
         if self._texts:
             return DecodedText.from_words(list(self._timed_words(path, words)))
-        return words_of_path(torch.tensor(path), self.units, self.seconds_per_frame)
+        return words_of_path(path, self.units, self.seconds_per_frame)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the decoder for a report, as values that JSON can store."""
@@ -191,7 +189,7 @@ class BeamSearchDecoder:
         """
         return [list(units)] if self._word_end is not None else [list(units), [*units, BLANK]]
 
-    def _search_best_path(self, log_probs: Tensor) -> tuple[list[int], list[int]]:
+    def _search_best_path(self, log_probs: LogProbs) -> tuple[list[int], list[int]]:
         """Return for each frame of the best path its unit, and the index of the word that ends there or -1."""
         path: list[int] = []
         words: list[int] = []
@@ -209,14 +207,14 @@ class BeamSearchDecoder:
         best = self._search.get_all_final_hypothesis()[0]
         return path + best.tokens[1:-1], words + best.words[1:-1]  # the last belongs to no frame
 
-    def _emissions(self, log_probs: Tensor, last: bool) -> npt.NDArray[np.float32]:
+    def _emissions(self, log_probs: LogProbs, last: bool) -> npt.NDArray[np.float32]:
         """Return contiguous log-probabilities `(frames, units)` in which all specials but the blank are impossible.
 
         With `last`, append a frame in which a word may end at no cost: networks often omit the final word separator.
         """
         frames, units = log_probs.shape
         emissions = np.full((frames + last, units), IMPOSSIBLE, np.float32)
-        emissions[:frames] = log_probs.float().clamp(min=IMPOSSIBLE).numpy(force=True)
+        emissions[:frames] = np.maximum(log_probs, IMPOSSIBLE)
         emissions[:frames, BLANK + 1 : len(SPECIALS)] = IMPOSSIBLE
         if last:
             emissions[-1, self._word_end if self._texts and self._word_end is not None else BLANK] = 0

@@ -1,9 +1,7 @@
 """Greedy CTC decoding: the most probable unit of every frame. It is the default of a recognizer."""
 
-from torch import Tensor
-
 from ...data.units import Units
-from .words import DecodedText, words_of_path
+from .words import DecodedText, LogProbs, words_of_path
 
 
 class GreedyDecoder:
@@ -13,6 +11,6 @@ class GreedyDecoder:
         self.units = units
         self.seconds_per_frame = seconds_per_frame
 
-    def __call__(self, log_probs: Tensor, /) -> DecodedText:
+    def __call__(self, log_probs: LogProbs, /) -> DecodedText:
         """Decode logits or log-probabilities `(frames, units)`."""
         return words_of_path(log_probs.argmax(-1), self.units, self.seconds_per_frame)

@@ -7,12 +7,17 @@ longer, and its context is all of the audio, so times are as accurate as the pos
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from ...data.units import SPECIALS, Units
+
+LogProbs = npt.NDArray[np.float32]
+"""Log-probabilities of units, `(frames, units)`."""
+UnitPath = Sequence[int] | npt.NDArray[np.integer[Any]]
+"""The unit of each frame, `(frames,)`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class DecodedText:
 class Decoder(Protocol):
     """A function that decodes log-probabilities `(frames, units)`."""
 
-    def __call__(self, log_probs: Tensor, /) -> DecodedText:
+    def __call__(self, log_probs: LogProbs, /) -> DecodedText:
         """Return the text with the times of its words."""
 
 
@@ -52,7 +57,7 @@ def seconds_at(frame: int, seconds_per_frame: float) -> float:
     return round(frame * seconds_per_frame, 6)
 
 
-def words_of_path(path: Tensor, units: Units, seconds_per_frame: float) -> DecodedText:
+def words_of_path(path: UnitPath, units: Units, seconds_per_frame: float) -> DecodedText:
     """Collapse a CTC path `(frames,)` of units into words: merge repeats, then drop blanks and other specials.
 
     The text equals that of `Units.decode` for the collapsed path (Graves et al. 2006, section 3.2).
@@ -79,9 +84,9 @@ def words_of_path(path: Tensor, units: Units, seconds_per_frame: float) -> Decod
     return DecodedText.from_words(words)
 
 
-def _runs(path: Tensor) -> Iterator[tuple[int, int, int]]:
+def _runs(path: UnitPath) -> Iterator[tuple[int, int, int]]:
     """Yield each run of a repeated unit: the unit, its first frame, and the frame after its last."""
-    units, counts = torch.unique_consecutive(path, return_counts=True)
-    bounds = [0, *counts.cumsum(0).tolist()]
-    for unit, (first, last) in zip(units.tolist(), pairwise(bounds), strict=True):
-        yield unit, first, last
+    frames = np.asarray(path)
+    starts = np.flatnonzero(np.diff(frames, prepend=-1))
+    for first, last in pairwise([*starts.tolist(), len(frames)]):
+        yield int(frames[first]), first, last

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from w2v_compress.errors import InputError
-from w2v_compress.runtime import threads
-from w2v_compress.runtime.threads import set_threads
+from w2v_compress.runtime.engines import threads
+from w2v_compress.runtime.engines.threads import set_threads
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Set the number of threads; more threads than cores slow each other down."""
 
-from ..cores import available_cores
-from ..errors import InputError
+from ...cores import available_cores
+from ...errors import InputError
 
 
 def set_threads(threads: int | None) -> None:

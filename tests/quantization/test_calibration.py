@@ -1,0 +1,136 @@
+"""Calibration: ranges, scales, and int8 networks with fixed scales in both engines."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from w2v_compress.data.manifest import Utterance
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.calibrate import calibrate
+from w2v_compress.model_file.storage import ModelFile, quantize_file, write_model
+from w2v_compress.model_file.tensor_file import TensorFile, describe_model
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.quantization.calibration import Calibration, Range
+from w2v_compress.runtime.recognizer import Recognizer
+
+SPACE = CompressionSpace(points=(CompressionPoint(), CompressionPoint(2, 2, 1)))
+
+
+@pytest.fixture
+def elastic(tiny_model: Callable[..., ModelFile], tmp_path: Path) -> Path:
+    model = tiny_model()
+    path = tmp_path / "elastic.safetensors"
+    write_model(path, dataclasses.replace(model, header=dataclasses.replace(model.header, space=SPACE)))
+    return path
+
+
+@pytest.fixture
+def utterances(wav: Callable[..., Path]) -> list[Utterance]:
+    lengths = (1.0, 0.4, 2.3)
+    return [
+        Utterance(wav(f"{number}.wav", seconds, seed=number), round(16_000 * seconds), "A")
+        for number, seconds in enumerate(lengths)
+    ]
+
+
+def test_scales_map_the_range_to_all_steps_and_zero_to_a_step() -> None:
+    low, high = torch.tensor([-1.0, 0.0, -0.1]), torch.tensor([3.0, 0.5, 40.0])
+    calibration = Calibration(inputs={"fc1": Range(low, high)})
+    weight = torch.tensor([[1.0, 2.0, 0.01], [-3.0, 0.5, 0.02]])
+    scales = calibration.input_scales("fc1", lambda _name: weight)
+    assert scales is not None
+    assert scales.zero == scales.zero.round()
+    quantized = torch.stack([low, high]) / scales.scale + scales.zero
+    assert quantized.min() >= -128.5
+    assert quantized.max() <= 127.5
+    assert (quantized.max() - quantized.min()) > 250
+    # The outlying channel has a larger scale, but not by as much as its range is larger.
+    assert 1 < scales.scale[2] / scales.scale[0] < 40
+
+
+def test_the_projections_of_attention_share_their_scales() -> None:
+    ranges = {f"self_attn.{name}": Range(-torch.rand(4), torch.rand(4)) for name in ("q_proj", "k_proj", "v_proj")}
+    calibration = Calibration(inputs=ranges)
+    weights = {name: torch.randn(4, 4) for name in ranges}
+    first, *others = (calibration.input_scales(name, weights.__getitem__) for name in ranges)
+    assert first is not None
+    for other in others:
+        assert other is not None
+        assert torch.equal(other.scale, first.scale)
+        assert torch.equal(other.zero, first.zero)
+
+
+@pytest.mark.parametrize("scheme", ["full", "paper"])
+def test_both_engines_stay_close_to_fp32_and_to_each_other(
+    scheme: str, elastic: Path, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="only 3 utterances to calibrate on; 100 are better"):
+        calibration = calibrate(elastic, utterances, scheme)
+    path = tmp_path / "int8.safetensors"
+    quantize_file(elastic, path, scheme, (), calibration)
+    assert describe_model(path)["quantization"]["calibration"] == {
+        "smoothing": 0.65,
+        "utterances": 3,
+        "seconds": 3.7,
+        "points": ["1,1,1", "2,2,1"],
+    }
+    exact, dynamic = (Recognizer.load(elastic, precision="fp32"), Recognizer.load(path))
+    assert dynamic.engine.name == "openvino"
+    reference = Recognizer.load(path, engine="torch")
+    for point in ("1,1,1", "2,2,1"):
+        for utterance in utterances:
+            right, openvino, torch_ = (
+                centred(each.emissions(utterance.path, point=point)) for each in (exact, dynamic, reference)
+            )
+            for result in (openvino, torch_):
+                assert 1e-4 < np.linalg.norm(result - right) / np.linalg.norm(right) < 0.06
+            assert np.linalg.norm(openvino - torch_) / np.linalg.norm(right) < 0.06
+            assert (openvino.argmax(1) == right.argmax(1)).mean() > 0.8
+
+
+def centred(log_probs: np.ndarray) -> np.ndarray:
+    """Log-probabilities minus the mean of each frame."""
+    return log_probs - log_probs.mean(1, keepdims=True)
+
+
+def test_kept_parts_are_in_floating_point_and_have_no_scales(
+    elastic: Path, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="only 3"):
+        calibration = calibrate(elastic, utterances)
+    path = tmp_path / "int8.safetensors"
+    quantize_file(elastic, path, "full", ["attention.0", "layers.1"], calibration)
+    places = TensorFile.read(path).places
+    layers = "w2v_model.encoder.layers"
+    assert f"{layers}.0.self_attn.products.scale" not in places
+    assert places[f"{layers}.1.self_attn.products.scale"].shape == (4,)
+    assert places[f"{layers}.0.fc1.input_scale"].shape == (32,)
+    assert places[f"{layers}.0.fc1.weight"].dtype == "I8"
+    assert f"{layers}.1.fc1.input_scale" not in places
+    assert places[f"{layers}.1.fc1.weight"].dtype == "F32"
+    assert np.isfinite(Recognizer.load(path).emissions(utterances[0].path)).all()
+
+
+def test_a_part_that_no_point_uses_is_named(
+    tiny_model: Callable[..., ModelFile], utterances: list[Utterance], tmp_path: Path
+) -> None:
+    path = tmp_path / "unused.safetensors"
+    write_model(path, tiny_model(learned_upsampling=(2,)))
+    with pytest.warns(UserWarning, match="only 3"), pytest.raises(InputError, match=r"uses the part upsampling\.2"):
+        calibrate(path, utterances)
+
+
+def test_invalid_calibrations_are_refused(elastic: Path, utterances: list[Utterance], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no utterances to calibrate on"):
+        calibrate(elastic, [])
+    absent = dataclasses.replace(utterances[0], path=tmp_path / "absent.wav")
+    with pytest.warns(UserWarning, match="only 1"), pytest.raises(InputError, match=r"absent\.wav"):
+        calibrate(elastic, [absent])
+    small = tmp_path / "int8.safetensors"
+    quantize_file(elastic, small)
+    with pytest.warns(UserWarning, match="only 1"), pytest.raises(InputError, match="already quantized"):
+        calibrate(small, utterances[:1])

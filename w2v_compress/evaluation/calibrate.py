@@ -1,0 +1,68 @@
+"""Calibrate a model for int8 with fixed activation scales: run it on speech, and record the ranges of activations."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data.manifest import Utterance
+from ..errors import InputError, prefixed
+from ..model_file.storage import check_not_quantized
+from ..model_file.tensor_file import read_header
+from ..progress import Progress, no_progress
+from ..quantization.calibration import Calibration
+from ..quantization.parts import quantizable_parts
+from ..runtime.engines.torch_engine import TorchEngine
+from ..runtime.recognizer import Recognizer
+
+MAX_UTTERANCES = 300
+FEW_UTTERANCES = 100
+
+
+def calibrate(
+    path: Path,
+    utterances: Sequence[Utterance],
+    scheme: str = "full",
+    *,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Calibration:
+    """Run the model file `path` in fp32 at every compression point that it was trained for, and record the ranges.
+
+    Uses at most `MAX_UTTERANCES` utterances, drawn with `seed`, and warns if there are fewer than `FEW_UTTERANCES`.
+    `progress` counts utterances at each point. Raises `InputError` if the model is int8 already, an utterance cannot be
+    read, or no point uses a part of the scheme.
+    """
+    if not utterances:
+        raise InputError("there are no utterances to calibrate on")
+    if len(utterances) < FEW_UTTERANCES:
+        warnings.warn(f"only {len(utterances)} utterances to calibrate on; {FEW_UTTERANCES} are better", stacklevel=2)
+    header = read_header(path)
+    with prefixed(path):
+        check_not_quantized(header)
+        parts = quantizable_parts(header.architecture, scheme, calibrated=True)
+    engine = TorchEngine.load(path, "fp32")
+    recognizer = Recognizer(engine, header)
+    modules = [name for names in parts.values() for name in names]
+    drawn = np.random.default_rng(seed).permutation(len(utterances))[:MAX_UTTERANCES]
+    points = header.space.all_points()
+    calibration = Calibration()
+    seconds, done = 0.0, 0
+    with calibration.observe(engine.model, modules):
+        for point in points:
+            paths = (utterances[index].path for index in drawn)
+            # Padded frames of a batch would count too.
+            for result in recognizer.recognize(paths, batch_size=1, point=point):
+                if isinstance(result, InputError):
+                    raise result
+                seconds += result.audio_seconds / len(points)
+                done += 1
+                progress(done, len(points) * len(drawn))
+    for part, names in parts.items():
+        if not calibration.covers(names):
+            raise InputError(
+                f"{path}: none of its compression points uses the part {part}; leave it out with --keep {part}"
+            )
+    calibration.source = {"utterances": len(drawn), "seconds": round(seconds, 1), "points": list(map(str, points))}
+    return calibration

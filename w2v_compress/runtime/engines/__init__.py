@@ -1,0 +1,1 @@
+"""Engines, which compute the log-probabilities of a recognizer: torch and OpenVINO behind one interface."""

@@ -1,0 +1,29 @@
+"""The interface of an engine."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ...data.audio import AudioArray
+from ...nn.compression import CompressionPoint
+from ..decoding.words import LogProbs
+
+
+class Engine(Protocol):
+    """A network that is ready to run. All methods may be called from several threads."""
+
+    name: str
+    precision: str
+    """`fp32`, `bf16` or `int8`."""
+    device: str
+    """`cpu`, `cuda` or `cuda:N`."""
+    threads: int
+    """Number of CPU threads."""
+    batch_seconds: float
+    """Longest batch in seconds, including padding, that is worth forming."""
+
+    def log_probs(self, waveforms: Sequence[AudioArray], point: CompressionPoint) -> list[LogProbs]:
+        """Compute log-probabilities `(frames, units)` of each waveform `(samples,)` at a compression point.
+
+        Waveforms are at 16 kHz, may differ in length, and are normalized if the model needs it. Each has the result
+        that it has alone.
+        """
