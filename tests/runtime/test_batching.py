@@ -1,11 +1,13 @@
 """Batches have bounded sizes and little padding, and contain every segment once."""
 
+import threading
+from collections.abc import Iterator
 from itertools import chain, islice
 
 import numpy as np
 import pytest
 
-from w2v_compress.runtime.batching import batches, look_ahead
+from w2v_compress.runtime.batching import batches, look_ahead, read_ahead
 from w2v_compress.runtime.stream import Recording, Segment
 from w2v_compress.runtime.windows import Window
 
@@ -55,3 +57,33 @@ def test_looks_ahead_by_count_and_by_length() -> None:
     assert len(taken) == 30
     assert list(look_ahead([None] * 5, 1)) == [[], []]
     assert list(look_ahead([], 1)) == []
+
+
+def test_an_engine_without_padding_gets_all_segments_longest_first() -> None:
+    (batch,) = batches(segments(1.0, 30.0, 2.0), 2, None)
+    assert [len(segment.samples) for segment in batch] == [480_000, 32_000, 16_000]
+    assert list(batches([], 2, None)) == []
+
+
+def test_the_next_group_is_read_while_the_caller_computes() -> None:
+    read = [threading.Event() for _ in range(3)]
+
+    def groups() -> Iterator[list[Segment]]:
+        for event in read:
+            event.set()
+            yield []
+
+    for index, _ in enumerate(read_ahead(groups())):
+        assert all(event.wait(10) for event in read[: index + 2])
+    assert list(read_ahead([])) == []
+
+
+def test_an_error_while_reading_reaches_the_caller() -> None:
+    def groups() -> Iterator[list[Segment]]:
+        yield []
+        raise OSError("no more")
+
+    reader = read_ahead(groups())
+    assert next(reader) == []
+    with pytest.raises(OSError, match="no more"):
+        next(reader)

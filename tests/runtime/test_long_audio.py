@@ -103,7 +103,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_reported(recognizer: Recognizer
     assert third.text == first.text
 
 
-def test_reads_no_further_ahead_than_five_minutes(recognizer: Recognizer) -> None:
+def test_reads_no_further_ahead_than_ten_minutes(recognizer: Recognizer) -> None:
     taken = 0
 
     def endless() -> Iterator[np.ndarray]:
@@ -116,7 +116,8 @@ def test_reads_no_further_ahead_than_five_minutes(recognizer: Recognizer) -> Non
     results = recognizer.recognize(endless(), 16_000, batch_size=64)
     assert taken == 0
     assert isinstance(next(results), Transcript)
-    assert taken <= 6
+    results.close()  # type: ignore[attr-defined]  # waits for the thread that reads
+    assert taken <= 12
 
 
 def test_rejected_audio_alone_does_not_delay_results(recognizer: Recognizer, tmp_path: Path) -> None:

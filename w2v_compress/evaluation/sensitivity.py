@@ -43,6 +43,8 @@ class EvaluationSet:
     audio: list[Path | np.ndarray]
     texts: list[str] | None
     batch_size: int = 8
+    rate: int | None = None
+    """Sampling rate of audio that is given as arrays."""
 
     @classmethod
     def from_utterances(cls, utterances: Sequence[Utterance], batch_size: int = 8) -> "EvaluationSet":
@@ -53,7 +55,9 @@ class EvaluationSet:
     def noise(cls, seed: int = 0) -> "EvaluationSet":
         """Return white noise of varying level without texts, which reveals parts that quantize badly."""
         samples = np.random.default_rng(seed).normal(scale=0.1, size=round(NOISE_SECONDS * SAMPLE_RATE))
-        return cls([(samples * np.abs(np.sin(np.arange(len(samples)) / 2000))).astype(np.float32)], None)
+        return cls(
+            [(samples * np.abs(np.sin(np.arange(len(samples)) / 2000))).astype(np.float32)], None, rate=SAMPLE_RATE
+        )
 
 
 @dataclass
@@ -74,8 +78,7 @@ class Outputs:
 def compute_outputs(recognizer: Recognizer, dataset: EvaluationSet) -> Outputs:
     """Run `recognizer` on `dataset`. Raises `InputError` for the first audio that cannot be read."""
     outputs, texts = Outputs(), []
-    rate = SAMPLE_RATE if dataset.texts is None else None
-    for result in recognizer.recognize(dataset.audio, rate, batch_size=dataset.batch_size):
+    for result in recognizer.recognize(dataset.audio, dataset.rate, batch_size=dataset.batch_size):
         if isinstance(result, InputError):
             raise result
         outputs.logits.append(result.log_probs - result.log_probs.mean(-1, keepdims=True))

@@ -18,8 +18,8 @@ class AttentionProducts(nn.Module):
     """
 
     scale: nn.Parameter | None
-    """In a calibrated int8 model the scales of `quantization.parts.ATTENTION_PRODUCTS`, `(4,)`, for runtimes that
-    compute these products in int8. This module computes in floating point."""
+    """In a calibrated int8 model the scales of `quantization.parts.ATTENTION_OPERANDS`, `(2,)`, for runtimes that
+    multiply queries and keys in int8. This module computes in floating point."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from ..nn.acoustic_model import AcousticModel
 from ..nn.device import INT8_MAX
 from ..nn.parameters import POSITIONAL
 from .int8 import split_columns
-from .parts import is_attention
+from .parts import ATTENTION_OPERANDS, is_attention
 
 SMOOTHING = 0.65
 """The exponent a: 0 leaves all outliers to the activations, 1 all to the weights. From 0.5 to 0.75 the error was
@@ -56,7 +56,7 @@ class Calibration:
     source: dict[str, Any] = field(default_factory=dict)
     """What they were recorded on, for the header of a quantized file."""
     inputs: dict[str, Range] = field(default_factory=dict)
-    """By the name of the module; the three operands of attention and its probabilities have ranges of their own."""
+    """By the name of the module; those of attention by the name and operand, such as `....products.query`."""
 
     def describe(self) -> dict[str, Any]:
         """Return the field `calibration` of a quantized file's header."""
@@ -84,20 +84,14 @@ class Calibration:
         return InputScales(smooth * step, (-low / step).round() - 128)
 
     def product_scales(self, name: str) -> Tensor:
-        """Return the scales `(4,)` of query, key, value and probabilities of the attention products `name`.
-
-        The first three are symmetric, the last is for values from 0 to 255 steps.
-        """
-        scales = []
-        for operand in ("query", "key", "value"):
-            seen = self.inputs[f"{name}.{operand}"]
-            scales.append(torch.maximum(seen.low.abs(), seen.high.abs()) / INT8_MAX)
-        scales.append(self.inputs[f"{name}.probabilities"].high / STEPS)
+        """Return the symmetric scales `(2,)` of `parts.ATTENTION_OPERANDS` of the attention products `name`."""
+        ranges = [self.inputs[f"{name}.{operand}"] for operand in ATTENTION_OPERANDS]
+        scales = [torch.maximum(seen.low.abs(), seen.high.abs()) / INT8_MAX for seen in ranges]
         return torch.cat(scales).clamp(min=torch.finfo(torch.float32).tiny)
 
     def covers(self, modules: Iterable[str]) -> bool:
         """Return whether all of `modules` have been observed."""
-        return all(name in self.inputs or f"{name}.probabilities" in self.inputs for name in modules)
+        return all(name in self.inputs or f"{name}.query" in self.inputs for name in modules)
 
     @contextmanager
     def observe(self, model: AcousticModel, modules: Iterable[str]) -> Iterator[None]:
@@ -118,9 +112,7 @@ class Calibration:
             self._include(name, Range(rows.amin(0), rows.amax(0)))
 
         def observe_products(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            operands = dict(zip(("query", "key", "value"), arguments, strict=False))
-            scores = operands["query"] @ operands["key"].transpose(-1, -2) / operands["query"].shape[-1] ** 0.5
-            for operand, values in (operands | {"probabilities": scores.softmax(-1)}).items():
+            for operand, values in zip(ATTENTION_OPERANDS, arguments, strict=False):
                 self._include(f"{name}.{operand}", Range(values.amin().view(1), values.amax().view(1)))
 
         return observe_products if is_attention(name) else observe_channels

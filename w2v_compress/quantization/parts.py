@@ -1,8 +1,9 @@
 """Quantization schemes: which parts of a network are int8, as the `quantization` field of a model file states.
 
 Scheme `paper` quantizes the linear layers, as in "Shrinking Bigfoot" (Peng et al. 2021, section 3); `full` quantizes
-the convolutions too. With calibration, activations have fixed scales, and the two products of attention are int8 too.
-The parts listed in `keep` stay in floating point. A part is quantized as one unit, and numbers N count from 0, as in
+the convolutions too. With calibration, activations have fixed scales, and the products of queries with keys are int8
+too; those of probabilities with values are not, because most probabilities are far smaller than a step of 1/255. The
+parts listed in `keep` stay in floating point. A part is quantized as one unit, and numbers N count from 0, as in
 the tensor names:
 
 - `extractor.N`: a convolution of the feature extractor
@@ -10,7 +11,7 @@ the tensor names:
 - `positional`: the positional convolution
 - `upsampling.S`: the learned upsampling of squeeze factor S
 - `layers.N`: the linear layers of a transformer layer
-- `attention.N`: the products of queries with keys and of probabilities with values in a transformer layer
+- `attention.N`: the products of queries with keys in a transformer layer
 - `head`: the CTC head
 
 This module does not import torch.
@@ -39,8 +40,8 @@ PART_NAMES = (
     (re.compile(r"proj"), "head"),
 )
 """Pattern of a module's name, and the part it belongs to."""
-ATTENTION_PRODUCTS = ("query", "key", "value", "probabilities")
-"""The operands of the products of attention, in the order of their scales in the tensor `products.scale`."""
+ATTENTION_OPERANDS = ("query", "key")
+"""The quantized operands of attention, in the order of their scales in the tensor `products.scale`."""
 
 
 def quantizable_parts(architecture: Architecture, scheme: str, *, calibrated: bool = False) -> dict[str, list[str]]:
@@ -104,7 +105,7 @@ def tensor_shapes(architecture: Architecture, quantization: Mapping[str, Any] | 
     shapes = parameter_shapes(architecture)
     for name in [] if quantization is None else quantized_modules(architecture, quantization):
         if is_attention(name):
-            shapes[f"{name}.scale"] = (len(ATTENTION_PRODUCTS),)
+            shapes[f"{name}.scale"] = (len(ATTENTION_OPERANDS),)
             continue
         if name == POSITIONAL:
             shapes[f"{name}.weight"] = shapes.pop(f"{name}.weight_v")

@@ -11,7 +11,7 @@ from ..nn.architecture import Architecture
 from ..nn.modules import replace_modules
 from .calibration import Calibration
 from .int8 import dequantize_weight, int8_module, quantize_weight, scale_columns
-from .parts import is_attention, is_calibrated, quantized_modules
+from .parts import ATTENTION_OPERANDS, is_attention, is_calibrated, quantized_modules
 
 
 def apply(model: AcousticModel, quantization: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def apply(model: AcousticModel, quantization: Mapping[str, Any]) -> None:
         if name not in quantized:
             return None
         if is_attention(name):
-            module.register_parameter("scale", nn.Parameter(torch.ones(4), requires_grad=False))
+            module.register_parameter("scale", nn.Parameter(torch.ones(len(ATTENTION_OPERANDS)), requires_grad=False))
             return None
         return int8_module(module, calibrated=calibrated)
 

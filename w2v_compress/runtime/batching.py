@@ -1,6 +1,7 @@
 """Group segments into batches of similar lengths, so that little of a batch is padding."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from ..data.audio import SAMPLE_RATE
 from .stream import Segment
@@ -31,14 +32,33 @@ def look_ahead(segments: Iterable[Segment | None], batch_size: int) -> Iterator[
         yield group
 
 
-def batches(segments: Iterable[Segment], batch_size: int, batch_seconds: float) -> Iterator[list[Segment]]:
+def read_ahead(groups: Iterable[list[Segment]]) -> Iterator[list[Segment]]:
+    """Yield `groups`, reading the next one in a thread while the caller computes on this one.
+
+    Groups are read by one thread at a time. When the caller stops early, the group being read is finished first.
+    """
+    iterator = iter(groups)
+    with ThreadPoolExecutor(1, thread_name_prefix="audio") as reader:
+        following = reader.submit(next, iterator, None)
+        while (group := following.result()) is not None:
+            following = reader.submit(next, iterator, None)
+            yield group
+
+
+def batches(segments: Iterable[Segment], batch_size: int, batch_seconds: float | None) -> Iterator[list[Segment]]:
     """Yield batches of up to `batch_size` segments and up to `batch_seconds` including padding, longest segments first.
 
-    At most `MAX_PADDING` of a batch is padding. A segment longer than `batch_seconds` forms a batch of its own.
+    At most `MAX_PADDING` of a batch is padding. A segment longer than `batch_seconds` forms a batch of its own. For an
+    engine without padding, whose `batch_seconds` is None, all segments form one batch.
     """
+    longest_first = sorted(segments, key=lambda segment: len(segment.samples), reverse=True)
+    if batch_seconds is None:
+        if longest_first:
+            yield longest_first
+        return
     batch: list[Segment] = []
     samples = 0
-    for segment in sorted(segments, key=lambda segment: len(segment.samples), reverse=True):
+    for segment in longest_first:
         if batch:
             padded = (len(batch) + 1) * len(batch[0].samples)
             full = len(batch) == batch_size or padded > batch_seconds * SAMPLE_RATE

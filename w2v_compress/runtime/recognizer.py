@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..model_file.header import Header
 from ..model_file.points import Point, resolve_point, untrained_warning
 from ..nn.compression import CompressionPoint
-from .batching import batches, look_ahead
+from .batching import batches, look_ahead, read_ahead
 from .decoding import Decoder, GreedyDecoder, Word
 from .decoding.words import LogProbs
 from .engines.choice import load_engine
@@ -174,10 +174,10 @@ class Recognizer:
     ) -> Iterator[Transcript | InputError]:
         """Yield for each recording, in order, its transcript or the error that rejected it.
 
-        Audio is read as results are asked for, little more than five minutes ahead. Long files are streamed window by
-        window and read twice: first to find their length, their level and their faults. A batch has up to `batch_size`
-        windows of similar length. Audio at other rates than 16 kHz is resampled, with a
-        warning the first time. `point` and `strict` are passed to `checked_point`.
+        Audio is read in a thread, little more than ten minutes ahead of the results that are asked for. Long files are
+        streamed window by window and read twice: first to find their length, their level and their faults. A batch has
+        up to `batch_size` windows of similar length; an engine that pads nothing gets more. Audio at other rates than
+        16 kHz is resampled, with a warning the first time. `point` and `strict` are passed to `checked_point`.
         """
         if batch_size < 1:
             raise InputError(f"`batch_size` is {batch_size}; it must be at least 1")
@@ -198,7 +198,7 @@ class Recognizer:
             chunk_seconds=self.chunk_seconds,
             on_resampling=partial(self._warn_once, "resampling"),
         )
-        for group in look_ahead(stream, batch_size):
+        for group in read_ahead(look_ahead(stream, batch_size)):
             valid = [segment for segment in group if segment.recording.error is None]
             for batch in batches(valid, batch_size, self.engine.batch_seconds):
                 self._run(batch, point)

@@ -18,8 +18,9 @@ class Engine(Protocol):
     """`cpu`, `cuda` or `cuda:N`."""
     threads: int
     """Number of CPU threads."""
-    batch_seconds: float
-    """Longest batch in seconds, including padding, that is worth forming."""
+    batch_seconds: float | None
+    """Longest batch in seconds, including padding; None if the engine pads nothing, so that a batch may have any size
+    and lengths."""
 
     def log_probs(self, waveforms: Sequence[AudioArray], point: CompressionPoint) -> list[LogProbs]:
         """Compute log-probabilities `(frames, units)` of each waveform `(samples,)` at a compression point.

@@ -39,7 +39,7 @@ class TorchEngine:
         self.device = str(parameter.device)
         self.threads = torch.get_num_threads()
         # A CPU is no faster with more, which would only take memory.
-        self.batch_seconds = CHUNK_SECONDS if self._device.type == "cpu" else math.inf
+        self.batch_seconds: float | None = CHUNK_SECONDS if self._device.type == "cpu" else math.inf
 
     @classmethod
     def load(

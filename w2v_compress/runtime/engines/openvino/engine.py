@@ -58,6 +58,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     device = "cpu"
+    batch_seconds: float | None = None
 
     def __init__(
         self,
@@ -88,7 +89,6 @@ class OpenVinoEngine:
                 raise InputError(f"`{name}` is {value}; it must be at least 1")
         self.precision = precision
         self.streams = min(streams, self.threads)
-        self.batch_seconds = float("inf")  # utterances are never padded to a common length
         file = TensorFile.read(path)
         self._architecture = file.header.architecture
         core = openvino.Core()

@@ -16,7 +16,7 @@ from openvino import opset15 as ops
 from ....nn.architecture import Architecture
 from ....nn.compression import CompressionPoint
 from ....nn.parameters import ENCODER, EXTRACTOR, HEAD, POSITIONAL, PROJECTION
-from ....quantization.parts import ATTENTION_PRODUCTS
+from ....quantization.parts import ATTENTION_OPERANDS
 from .group_norm import EPSILON
 from .weights import Weights
 
@@ -111,13 +111,10 @@ class GraphBuilder:
         query = self._heads(self._affine(f"{name}.q_proj", queries))
         key, value = (self._heads(self._affine(f"{name}.{each}", keys)) for each in ("k_proj", "v_proj"))
         query = ops.multiply(query, _constant(width**-0.5))
-        query, key, value = (
-            self._quantized_operand(name, each, operand, factor)
-            for each, operand, factor in (("query", query, width**-0.5), ("key", key, 1.0), ("value", value, 1.0))
-        )
+        query = self._quantized_operand(name, "query", query, width**-0.5)
+        key = self._quantized_operand(name, "key", key)
         scores = ops.add(ops.matmul(query, key, False, True), self._key_bias(key_value_pool))
-        probabilities = self._quantized_operand(name, "probabilities", ops.softmax(scores, -1))
-        mixed = ops.transpose(ops.matmul(probabilities, value, False, False), _indices(0, 2, 1, 3))
+        mixed = ops.transpose(ops.matmul(ops.softmax(scores, -1), value, False, False), _indices(0, 2, 1, 3))
         mixed = ops.reshape(mixed, _indices(0, 0, self.architecture.encoder_embed_dim), True)
         return self._repeat(self._linear(f"{name}.out_proj", mixed), query_pool, x)
 
@@ -220,8 +217,8 @@ class GraphBuilder:
         name = f"{attention}.products.scale"
         if name not in self.weights:
             return x
-        scale = factor * float(self.weights.file.array(name)[ATTENTION_PRODUCTS.index(operand)])
-        low, high = (0.0, 255 * scale) if operand == "probabilities" else (-128 * scale, 127 * scale)
+        scale = factor * float(self.weights.file.array(name)[ATTENTION_OPERANDS.index(operand)])
+        low, high = -128 * scale, 127 * scale
         return _fake_quantize(x, (low, high), (low, high))
 
     def _mask(self, rate: str) -> Node:
