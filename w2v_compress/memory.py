@@ -1,11 +1,14 @@
-"""Peak memory of this process. Does not import torch."""
+"""Peak memory of this process, and memory that it can give back. Does not import torch."""
 
+import ctypes
+import mmap
 import sys
 from pathlib import Path
 
 import psutil
 
 STATUS = Path("/proc/self/status")
+MAPS = Path("/proc/self/maps")
 
 
 def peak_memory() -> int:
@@ -21,3 +24,23 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, kilobytes elsewhere
+
+
+def release_memory(path: Path) -> None:
+    """Give back free memory, and that with pages of the file `path`, which is mapped and never written to.
+
+    The kernel reads a page again when it is needed. Does nothing on other systems than Linux.
+    """
+    if not MAPS.exists():
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc
+        library.malloc_trim(0)
+    madvise = library.madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    name = str(path.resolve())
+    for line in MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5] == name:
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            madvise(start, end - start, mmap.MADV_DONTNEED)

@@ -17,6 +17,7 @@ import openvino
 from ....cores import available_cores
 from ....data.audio import AudioArray
 from ....errors import InputError
+from ....memory import release_memory
 from ....model_file.tensor_file import TensorFile
 from ....nn.compression import CompressionPoint
 from ....nn.parameters import EXTRACTOR
@@ -90,6 +91,7 @@ class OpenVinoEngine:
         self.precision = precision
         self.streams = min(streams, self.threads)
         file = TensorFile.read(path)
+        self._path = file.path
         self._architecture = file.header.architecture
         core = openvino.Core()
         reduced = precision == "bf16" or (precision == "int8" and processor().has_fast_bfloat16)
@@ -164,10 +166,21 @@ class OpenVinoEngine:
             if point not in self._encoders:
                 compiled = self._cache.compiled(f"encoder {point}", lambda: self._builder.encoder(point))
                 self._encoders[point] = Graph(compiled)
+                self._pack_weights(self._encoders[point], point)
             self._encoders.move_to_end(point)
             if len(self._encoders) > self._max_points:
                 self._encoders.popitem(last=False)
             return self._encoders[point]
+
+    def _pack_weights(self, encoder: Graph, point: CompressionPoint) -> None:
+        """Run the graph once, so that OpenVINO packs its weights, and give back the memory of the weights file.
+
+        Otherwise both would stay in memory along with the activations of the first utterance.
+        """
+        features = np.zeros((1, padded_length(1, point.squeeze), self._architecture.conv_layers[-1][0]), np.float32)
+        masks = encoder_masks(point, self._architecture.pools_per_layer(point), 1, features.shape[1])
+        encoder.run({"features": features} | masks)
+        release_memory(self._path)
 
     def _group_norm_tensors(self, file: TensorFile) -> tuple[FloatArray, int, FloatArray, FloatArray]:
         """Return the arguments of `fold_group_norm` besides the waveform."""
