@@ -72,7 +72,7 @@ def variants(model: Path, train: list[Utterance]) -> Iterator[list[Variant]]:
     with tempfile.TemporaryDirectory() as name, progress_bar("Calibrating") as progress:
         dynamic, calibrated = (Path(name) / f"{kind}.safetensors" for kind in ("dynamic", "calibrated"))
         quantize_file(model, dynamic)
-        quantize_file(model, calibrated, calibration=calibrate(model, train, progress=progress))
+        quantize_file(model, calibrated, calibration=calibrate(model, [item.path for item in train], progress=progress))
         yield [
             Variant("torch fp32", model, "torch", "fp32"),
             Variant("torch bf16", model, "torch", "bf16"),

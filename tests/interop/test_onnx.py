@@ -14,7 +14,6 @@ import pytest
 
 import w2v_compress
 from w2v_compress.data.audio import read_audio
-from w2v_compress.data.manifest import Utterance
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.interop import onnx as onnx_export
@@ -163,7 +162,7 @@ def test_calibrated_models_are_exported_with_their_scales(
     model, int8, out = small_path("base"), tmp_path / "int8.safetensors", tmp_path / "out.onnx"
     audio = wav("speech.wav", 2.0)
     with pytest.warns(UserWarning, match="only 1 utterances"):
-        calibration = calibrate(model, [Utterance(audio, 32_000, "A")])
+        calibration = calibrate(model, [audio])
     quantize_file(model, int8, "full", (), calibration)
     status, printed, err = run("export", int8, out, "--format", "onnx", "--int8")
     assert (status, err) == (0, "")

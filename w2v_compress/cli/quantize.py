@@ -101,7 +101,7 @@ def _calibrate(model: Path, utterances: "list[Utterance]", scheme: str, seed: in
     from ..evaluation.calibrate import calibrate as record
 
     with progress_bar("Calibrating") as progress, printing_warnings():
-        return record(model, utterances, scheme, seed=seed, progress=progress)
+        return record(model, [utterance.path for utterance in utterances], scheme, seed=seed, progress=progress)
 
 
 def _part_costs(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.manifest import Utterance
+from ..data.audio import SAMPLE_RATE
 from ..errors import InputError, prefixed
 from ..model_file.storage import check_not_quantized
 from ..model_file.tensor_file import read_header
@@ -22,7 +22,7 @@ FEW_UTTERANCES = 100
 
 def calibrate(
     path: Path,
-    utterances: Sequence[Utterance],
+    audio: Sequence[Path | AudioArray],
     scheme: str = "full",
     *,
     seed: int = 0,
@@ -30,14 +30,21 @@ def calibrate(
 ) -> Calibration:
     """Run the model file `path` in fp32 at every compression point that it was trained for, and record the ranges.
 
-    Uses at most `MAX_UTTERANCES` utterances, drawn with `seed`, and warns if there are fewer than `FEW_UTTERANCES`.
-    `progress` counts utterances at each point. Raises `InputError` if the model is int8 already, an utterance cannot be
-    read, or no point uses a part of the scheme.
+    Args:
+        path: A floating-point model file.
+        audio: Utterances, as files or as samples at 16 kHz. At most `MAX_UTTERANCES` are used, drawn with `seed`; fewer
+            than `FEW_UTTERANCES` give a warning.
+        scheme: The parts to quantize, see `quantization.parts`.
+        seed: Random seed for drawing utterances.
+        progress: Counts utterances at each point.
+
+    Raises:
+        InputError: The model is int8 already, an utterance cannot be read, or no point uses a part of the scheme.
     """
-    if not utterances:
+    if not audio:
         raise InputError("there are no utterances to calibrate on")
-    if len(utterances) < FEW_UTTERANCES:
-        warnings.warn(f"only {len(utterances)} utterances to calibrate on; {FEW_UTTERANCES} are better", stacklevel=2)
+    if len(audio) < FEW_UTTERANCES:
+        warnings.warn(f"only {len(audio)} utterances to calibrate on; {FEW_UTTERANCES} are better", stacklevel=2)
     header = read_header(path)
     with prefixed(path):
         check_not_quantized(header)
@@ -45,15 +52,15 @@ def calibrate(
     engine = TorchEngine.load(path, "fp32")
     recognizer = Recognizer(engine, header)
     modules = [name for names in parts.values() for name in names]
-    drawn = np.random.default_rng(seed).permutation(len(utterances))[:MAX_UTTERANCES]
+    drawn = np.random.default_rng(seed).permutation(len(audio))[:MAX_UTTERANCES]
     points = header.space.all_points()
     calibration = Calibration()
     seconds, done = 0.0, 0
+    rate = None if isinstance(audio[0], Path) else SAMPLE_RATE
     with calibration.observe(engine.model, modules):
         for point in points:
-            paths = (utterances[index].path for index in drawn)
             # Padded frames of a batch would count too.
-            for result in recognizer.recognize(paths, batch_size=1, point=point):
+            for result in recognizer.recognize([audio[index] for index in drawn], rate, batch_size=1, point=point):
                 if isinstance(result, InputError):
                     raise result
                 seconds += result.audio_seconds / len(points)
