@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.audio import SAMPLE_RATE
+from ..data.audio import SAMPLE_RATE, AudioArray
 from ..errors import InputError, prefixed
 from ..model_file.storage import check_not_quantized
 from ..model_file.tensor_file import read_header
