@@ -46,7 +46,8 @@ OPENVINO_PLATFORM = (
 )
 TRANSFORMERS = ["transformers>=5,<6"]
 LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
-PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18"]  # the runtimes that `benchmark` compares with
+# The runtimes that `benchmark` compares with.
+PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18", "nncf>=3", "ctranslate2>=4.5"]
 # Tests need setuptools and twine to build and install the published distributions.
 CHECKS = ["ruff>=0.6", "mypy>=1.11", "pre-commit>=4"]
 TOOLS = [*CHECKS, "pytest>=8", "pytest-xdist>=3.6", "setuptools>=77", "twine>=6.1"]
