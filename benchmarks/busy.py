@@ -10,22 +10,19 @@ medians, and writes the milliseconds of every run with --json.
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from w2v_compress.benchmark.audio import write_audio
 from w2v_compress.benchmark.peers import OURS, PEERS, Runtime, Setting
-from w2v_compress.benchmark.process import Worker, convert_for, in_new_process
+from w2v_compress.benchmark.plan import Plan
+from w2v_compress.benchmark.process import Worker, busy_processes, convert_for, in_new_process
 from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.cores import available_cores
-from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.files import write_json
 from w2v_compress.interop.fairseq_checkpoint import export_random
@@ -33,19 +30,6 @@ from w2v_compress.openmp import LIBGOMP_SPIN_COUNT, SPIN_COUNT
 
 PEER = "openvino-bf16"
 PAUSE = 0.05
-
-
-@contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """Run `count` processes that each keep a core busy."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        time.sleep(1)
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def start_worker(runtime: Runtime, setting: Setting, spin_count: str) -> Worker:
@@ -59,15 +43,18 @@ def start_worker(runtime: Runtime, setting: Setting, spin_count: str) -> Worker:
 
 def measure(model: Path, folder: Path, seconds: float, repeats: int, spin_counts: list[str]) -> list[dict[str, Any]]:
     """Measure one row for each runtime and spin count: milliseconds of each run on the idle and the busy machine."""
-    audio = folder / "audio.npy"
-    samples = np.random.default_rng(0).normal(scale=0.1, size=round(seconds * SAMPLE_RATE))
-    np.save(audio, samples.astype(np.float32))
+    files = write_audio(folder, Plan(seconds=(seconds,), batch=()), None).plain
+    ((audio,),) = files.cases.values()
     ours = [runtime for runtime in OURS if runtime.precision != "fp32"]
     with ExitStack() as stack:
         rows: list[tuple[dict[str, Any], Worker]] = []
         for runtime in (*ours, PEERS[PEER]):
             setting = Setting(
-                model=model, folder=folder, precision=runtime.precision, threads=available_cores(), point="1,1,1"
+                model=model,
+                folder=folder,
+                precision=runtime.precision,
+                threads=available_cores(),
+                calibration=files.calibration,
             )
             reason = convert_for(runtime, setting)
             if reason is not None:

@@ -1,16 +1,19 @@
 """Workers: responses, failures, and the measurements of the process."""
 
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from w2v_compress.benchmark.peers import Runtime, Setting
-from w2v_compress.benchmark.process import Worker, WorkerError, convert_for
+from w2v_compress.benchmark.process import Worker, WorkerError, busy_processes, convert_for
 
 MakeRuntime = Callable[..., Runtime]
 
@@ -173,3 +176,35 @@ def test_reason_of_a_failed_conversion(
     found = convert_for(make_runtime(name, source), setting)
     assert found is None if reason is None else found is not None and found.startswith(reason)
     assert (setting.folder / "made").exists() == (name == "fine")
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_busy_processes_end_with_the_context(error: type[BaseException] | None):
+    before = set(psutil.Process().children())
+    with pytest.raises(error) if error else nullcontext(), busy_processes(2):
+        processes = set(psutil.Process().children()) - before
+        assert len(processes) == 2
+        deadline = time.monotonic() + 30
+        while min(process.cpu_times().user for process in processes) < 0.2:  # both compute
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if error:
+            raise error
+    assert not any(process.is_running() for process in processes)
+
+
+def test_busy_processes_end_when_their_parent_is_killed():
+    source = """
+import os, psutil
+from w2v_compress.benchmark.process import busy_processes
+with busy_processes(1):
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -9
+    (pid,) = done.stdout.split()
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -61,6 +61,8 @@ class RuntimeReport:
     """Mean number of processors that the process kept busy while idle; spinning threads would slow the others."""
     error: str | None = None
     """Reason of a failure."""
+    calibration_utterances: int | None = None
+    """Number of utterances that int8 was calibrated on; None without calibration."""
     cases: list[CaseReport] = field(default_factory=list)
 
 
@@ -93,6 +95,7 @@ class RuntimeMeasurement:
             precision=runtime.precision,
             network=network,
             point=setting.point,
+            calibration_utterances=len(setting.calibration) if runtime.calibrated else None,
             cases=[CaseReport(case=case) for case in audio],
         )
         self._done, self._warn = done, warn

@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ..data.audio import SAMPLE_RATE, AudioArray, read_audio
-from ..data.normalization import normalize
 from ..errors import InputError
 from ..nn.compression import CompressionPoint
 from ..nn.device import half_precision
@@ -19,6 +15,26 @@ from .peers import Runtime
 MIN_REPEATS = 9
 SECONDS = (2.0, 10.0, 30.0)
 BATCH = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+MAX_CALIBRATION_UTTERANCES = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationData:
+    """Speech to calibrate int8 on. Raises `InputError` that names an invalid field."""
+
+    folder: Path
+    """Folder of manifests."""
+    subset: str = "train"
+    """Name of the manifest."""
+    utterances: int = 128
+    """Number of utterances to draw from the manifest; all of them if it has fewer."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.utterances <= MAX_CALIBRATION_UTTERANCES:
+            raise InputError(f"`utterances` is {self.utterances}; it must be from 1 to {MAX_CALIBRATION_UTTERANCES}")
+
+    def __str__(self) -> str:
+        return f"{self.folder}, subset {self.subset}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +50,19 @@ class Plan:
     repeats: int = MIN_REPEATS
     threads: int = 1
     seed: int = 0
-    """Random seed for random weights and noise."""
+    """Random seed for random weights, noise and the choice of utterances to calibrate on."""
+    calibration: CalibrationData | None = None
+    """Speech to calibrate int8 on; by default audio like that of the cases."""
+    busy: int = 0
+    """Number of processes that compute without pause beside the runtimes."""
 
     def __post_init__(self) -> None:
         if self.repeats < MIN_REPEATS:
             raise InputError(f"`repeats` is {self.repeats}; it must be at least {MIN_REPEATS}")
         if self.threads < 1:
             raise InputError(f"`threads` is {self.threads}; it must be at least 1")
+        if self.busy < 0:
+            raise InputError(f"`busy` is {self.busy}; it must be at least 0")
         for name in ("seconds", "batch"):
             if any(not 0.1 <= length <= 3600 for length in getattr(self, name)):
                 raise InputError(f"`{name}` is {list(getattr(self, name))}; it must list lengths from 0.1 to 3600")
@@ -80,44 +102,12 @@ def select_runtimes(names: Sequence[str]) -> tuple[list[Runtime], list[Skipped]]
     runtimes, skipped = [], []
     for runtime in (*peers.OURS, *selected):
         reason = runtime.missing_package()
-        if reason and not everything:
+        if reason and runtime.name in names:
             raise InputError(f"--peers: {runtime.name} {reason}")
         if reason is None and runtime.precision == "bf16" and half_precision(torch.device("cpu")) != torch.bfloat16:
-            reason = "this processor has no units for bf16"
+            reason = "bf16 is not faster than fp32 on this processor"
         if reason is None:
             runtimes.append(runtime)
         else:
             skipped.append(Skipped(runtime=runtime.name, reason=reason))
     return runtimes, skipped
-
-
-@dataclass(frozen=True)
-class AudioFiles:
-    """Files of the waveforms of each case, plain and normalized as models with `normalize` require."""
-
-    plain: dict[str, list[Path]]
-    normalized: dict[str, list[Path]]
-
-
-def write_audio(folder: Path, plan: Plan, recording: Path | None) -> AudioFiles:
-    """Write the waveforms of each case: consecutive pieces of the repeated recording, or noise of varying level."""
-    lengths = [round(seconds * SAMPLE_RATE) for case in plan.cases.values() for seconds in case]
-    if recording is None:
-        samples = np.random.default_rng(plan.seed).normal(scale=0.1, size=sum(lengths))
-        samples *= np.abs(np.sin(np.arange(len(samples)) / 4000))
-    else:
-        samples = np.resize(read_audio(recording, allow_silence=False), sum(lengths))
-    pieces = iter(np.split(samples.astype(np.float32), np.cumsum(lengths)[:-1]))
-    numbers = count()
-
-    def write(waveform: AudioArray, kind: str) -> Path:
-        path = folder / f"{kind}-{next(numbers)}.npy"
-        np.save(path, waveform)
-        return path
-
-    files = AudioFiles({}, {})
-    for name, case in plan.cases.items():
-        waveforms = [next(pieces) for _ in case]
-        files.plain[name] = [write(waveform, "plain") for waveform in waveforms]
-        files.normalized[name] = [write(normalize(waveform), "normalized") for waveform in waveforms]
-    return files

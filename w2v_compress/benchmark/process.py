@@ -1,4 +1,4 @@
-"""Starts the processes of runtimes and exchanges requests and responses with them."""
+"""Starts the processes of runtimes, exchanges requests and responses with them, and keeps the machine busy."""
 
 import contextlib
 import importlib
@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,21 @@ from .peers import PeerModule, Runtime, Setting
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SHUTDOWN_SECONDS = 10.0
+BUSY = """
+import os, signal, sys, threading
+
+def end_with_parent():
+    sys.stdin.read()
+    os._exit(0)
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+threading.Thread(target=end_with_parent, daemon=True).start()
+print(flush=True)
+value = 1.0
+while True:
+    value = 1.0 / (value + 1.0)
+"""
+"""Program that computes until its standard input ends, which it also does when the parent process is killed."""
 T = TypeVar("T")
 
 
@@ -47,9 +62,8 @@ class Worker:
 
     def __init__(self, runtime: Runtime, setting: Setting) -> None:
         """Start the process; it loads the network while the caller continues."""
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setting).items()}
         # -P: import nothing from the current folder.
-        command = [sys.executable, "-P", "-m", f"{__package__}.worker", runtime.module, json.dumps(values)]
+        command = [sys.executable, "-P", "-m", f"{__package__}.worker", runtime.module, setting.to_json()]
         self.runtime = runtime
         self.log = setting.folder / f"{runtime.name}.log"
         """File with the standard error and standard output of the process."""
@@ -133,3 +147,19 @@ def _convert(module: str, setting: Setting) -> None:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     cast(PeerModule, importlib.import_module(module)).convert(setting)
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run `count` processes that compute without pause inside the context; they end with it, however it is left."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for _ in range(count):
+            command = [sys.executable, "-c", BUSY]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            processes.append(stack.enter_context(process))  # waits for its end
+            stack.callback(process.kill)
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()  # it has started to compute
+        yield

@@ -36,13 +36,19 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """Return notes that explain the tables, one per line."""
     baseline = report["reference"]
     weights = report["network"]["weights"]
-    return [
+    lines = [
         f"Times: medians of {report['repeats']} interleaved runs, one process per runtime; in brackets, the speed-up "
         f"over {baseline['runtime']} of {baseline['network']} at {baseline['point']} in the same rounds.",
         "Start: from the start of a process to the output of the shortest audio. Logits are compared with those of "
         f"{report['exact']} for single utterances, after subtracting each frame's mean. "
         f"Weights: {weights}; audio: {report['audio']}; seed {report['seed']}.",
     ]
+    # Reports of earlier versions have neither field.
+    if "calibration" in report:
+        lines += _calibration_notes(report)
+    if report.get("busy"):
+        lines.append(f"The machine was busy: {report['busy']} other processes computed without pause.")
+    return lines
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -91,6 +97,23 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes[0][0].invert_yaxis()
     figure.suptitle(f"{report['network']['title']} on {report['machine']['processor']}")
     save_figure(figure, path)
+
+
+def _calibration_notes(report: Mapping[str, Any]) -> list[str]:
+    """Return notes that say for each int8 runtime what it was calibrated on."""
+    found: dict[int | None, list[str]] = {}
+    for group in report["groups"]:
+        for row in group["runtimes"]:
+            if row["precision"] == "int8":
+                names = found.setdefault(row["calibration_utterances"], [])
+                names += [row["runtime"]] * (row["runtime"] not in names)
+    audio, seconds = (report["calibration"][name] for name in ("audio", "seconds"))
+    return [
+        f"Not calibrated, with the scales of activations computed in each run: {', '.join(names)}."
+        if utterances is None
+        else f"Calibrated on {utterances} utterances ({seconds:g} s) of {audio}: {', '.join(names)}."
+        for utterances, names in found.items()
+    ]
 
 
 def _time(case: Mapping[str, Any]) -> str:

@@ -14,17 +14,18 @@ from ..errors import InputError
 from ..evaluation.machine import describe_machine
 from ..interop.fairseq_checkpoint import export_random
 from ..model_file.header import Header
-from ..model_file.storage import describe_model, read_header
+from ..model_file.tensor_file import describe_model, read_header
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 from ..nn.device import half_precision, has_int8_units
 from ..nn.meta import on_meta_device
 from ..progress import Progress, Steps, no_progress
 from . import peers as registry
+from .audio import Audio, AudioFiles, write_audio
 from .measurement import RuntimeMeasurement, RuntimeReport, run_interleaved
 from .peers import Runtime, Setting
-from .plan import AudioFiles, Plan, Skipped, select_runtimes, write_audio
-from .process import convert_for, in_new_process
+from .plan import Plan, Skipped, select_runtimes
+from .process import busy_processes, convert_for, in_new_process
 
 Warn = Callable[[str], None]
 
@@ -46,7 +47,7 @@ def benchmark(
     that do not support compression run only at (1, 1, 1).
 
     Args:
-        plan: The points, audio, repeats and threads.
+        plan: The points, lengths, repeats, threads and calibration, and how busy the machine is.
         model: A floating-point model file.
         architecture: In place of `model`: the name of an architecture, which gets random weights.
         against: Name of the architecture (random weights) of the baseline; by default it is the measured network.
@@ -68,7 +69,8 @@ def benchmark(
         other = own if against is None else Network.create(folder / "against", None, against, plan.seed)
         points = plan.points or (own.header.point,)
         own.check_points(points)
-        runner = BenchmarkRunner(plan, folder, own, write_audio(folder, plan, recording), runtimes, warn)
+        audio = write_audio(folder, plan, recording)
+        runner = BenchmarkRunner(plan, folder, own, audio, runtimes, warn)
         for each in skipped:
             runner.skip(each)
         baseline = runner.choose_baseline(other, points[0])
@@ -84,8 +86,9 @@ def benchmark(
         "exact": registry.EXACT.name,
         "points": [str(point) for point in points],
         **{name: list(getattr(plan, name)) for name in ("seconds", "batch")},
-        **{name: getattr(plan, name) for name in ("repeats", "threads", "seed")},
-        "audio": "noise" if recording is None else str(recording),
+        **{name: getattr(plan, name) for name in ("repeats", "threads", "seed", "busy")},
+        "audio": audio.source,
+        "calibration": audio.calibration,
         "machine": _machine(plan),
         "versions": _versions(runtimes),
         "left_out": [asdict(each) for each in runner.skipped],
@@ -140,7 +143,7 @@ class BenchmarkRunner:
     """Converts the model for every runtime and measures them point by point."""
 
     def __init__(
-        self, plan: Plan, folder: Path, network: Network, audio: AudioFiles, runtimes: Sequence[Runtime], warn: Warn
+        self, plan: Plan, folder: Path, network: Network, audio: Audio, runtimes: Sequence[Runtime], warn: Warn
     ) -> None:
         self.plan, self.folder, self.network, self.audio, self.warn = plan, folder, network, audio, warn
         self.runtimes = list(runtimes)
@@ -182,12 +185,13 @@ class BenchmarkRunner:
             runs = len(combinations) * (1 + len(self.plan.cases) * (1 + self.plan.repeats)) + utterances
             steps = Steps(progress, runs)
             measurements = {each: self._measurement(each, folder, steps.step) for each in combinations}
-            run_interleaved(
-                list(measurements.values()),
-                self.plan.repeats,
-                exact=measurements.get(Combination(registry.EXACT, self.network, point)),
-                baseline=measurements[baseline],
-            )
+            with busy_processes(self.plan.busy):
+                run_interleaved(
+                    list(measurements.values()),
+                    self.plan.repeats,
+                    exact=measurements.get(Combination(registry.EXACT, self.network, point)),
+                    baseline=measurements[baseline],
+                )
         return [measurement.report for measurement in measurements.values()]
 
     def _convert(self, combination: Combination, folder: Path) -> bool:
@@ -199,22 +203,27 @@ class BenchmarkRunner:
         return reason is None
 
     def _setting(self, combination: Combination, folder: Path) -> Setting:
-        """Return the setting of a combination; files for (1, 1, 1) alone are shared by all points."""
+        """Return the setting of a combination; points share the files of a runtime that do not depend on them."""
         return Setting(
             model=combination.network.path,
-            folder=folder if combination.runtime.every_point else combination.network.folder,
+            folder=folder if combination.runtime.files_per_point else combination.network.folder,
             precision=combination.runtime.precision,
             point=str(combination.point),
             threads=self.plan.threads,
+            calibration=self._audio(combination).calibration if combination.runtime.calibrated else (),
         )
 
-    def _measurement(self, combination: Combination, folder: Path, done: Callable[[], object]) -> RuntimeMeasurement:
-        """Return the measurement of a combination, with normalized audio if the network requires it."""
+    def _audio(self, combination: Combination) -> AudioFiles:
+        """Return the audio for a combination, normalized if the network requires it and the runtime does not do it."""
         plain = combination.runtime.normalizes or not combination.network.header.normalize
+        return self.audio.plain if plain else self.audio.normalized
+
+    def _measurement(self, combination: Combination, folder: Path, done: Callable[[], object]) -> RuntimeMeasurement:
+        """Return the measurement of a combination."""
         return RuntimeMeasurement(
             combination.runtime,
             self._setting(combination, folder),
-            self.audio.plain if plain else self.audio.normalized,
+            self._audio(combination).cases,
             combination.network.title,
             done=done,
             warn=self.warn,

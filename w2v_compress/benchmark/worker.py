@@ -2,7 +2,7 @@
 
     python -m w2v_compress.benchmark.worker MODULE SETTING
 
-MODULE is the name of a `PeerModule`, and SETTING a JSON object with the fields of `Setting`. The process reads one
+MODULE is the name of a `PeerModule`, and SETTING what `Setting.to_json` returns. The process reads one
 request per line from standard input and writes one response per line to standard output, both JSON objects. The request
 `{"audio": [FILE.npy, ...], "out": FILE.npz or null}` runs the waveforms as one batch; the response has the fields of
 `process.Response`. After an error the response is `{"error": "..."}`, and the process exits with status 1. When
@@ -14,7 +14,6 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -28,9 +27,7 @@ def main() -> None:
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print to standard output too
     try:
-        values = json.loads(sys.argv[2])
-        setting = Setting(**values | {name: Path(values[name]) for name in ("model", "folder")})
-        run = cast(PeerModule, importlib.import_module(sys.argv[1])).load(setting)
+        run = cast(PeerModule, importlib.import_module(sys.argv[1])).load(Setting.from_json(sys.argv[2]))
         idle = IdleTime()
         for line in sys.stdin:
             idle.end()

@@ -40,9 +40,24 @@ def benchmark(
             metavar="NAME", help="Compare times with transformers in fp32 with random weights of this architecture."
         ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Folder of manifests written by `prepare`, to calibrate int8 on (default: audio like that to run).",
+        ),
+    ] = None,
+    subset: Annotated[str, typer.Option(metavar="NAME", help="Name of the manifest of --calibrate.")] = "train",
+    utterances: Annotated[
+        int, typer.Option(metavar="N", help="Number of utterances of --calibrate to draw, at most 300.")
+    ] = 128,
+    busy: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Number of other processes that compute without pause."),
+    ] = 0,
     threads: ThreadsOption = None,
     repeats: Annotated[int, repeats_option("runtime", at_least=9)] = 9,
-    seed: Annotated[int, seed_option("weights and noise")] = 0,
+    seed: Annotated[int, seed_option("weights, noise and the choice of utterances")] = 0,
     json_file: JsonOption = None,
     plot_file: Annotated[Path | None, plot_option("the times")] = None,
 ) -> None:
@@ -51,7 +66,7 @@ def benchmark(
     Each runtime runs in its own process; the runs are interleaved.
     """
     from ..benchmark import report as benchmark_tables
-    from ..benchmark.plan import Plan
+    from ..benchmark.plan import CalibrationData, Plan
     from ..benchmark.run import benchmark as measure
     from ..cores import available_cores
     from ..evaluation.plots import require_matplotlib
@@ -69,6 +84,8 @@ def benchmark(
         repeats=repeats,
         threads=threads or available_cores(),
         seed=seed,
+        calibration=CalibrationData(folder=calibrate, subset=subset, utterances=utterances) if calibrate else None,
+        busy=busy,
     )
     with progress_bar("Measuring") as progress:
         report = measure(

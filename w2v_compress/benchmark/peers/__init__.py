@@ -6,8 +6,9 @@ memory are those of that runtime alone. This module imports no torch for the sam
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -36,6 +37,19 @@ class Setting:
     precision: Precision
     point: str = "1,1,1"
     threads: int = 1
+    calibration: tuple[Path, ...] = ()
+    """Files (.npy) of waveforms to calibrate int8 on, normalized if the runtime takes normalized audio."""
+
+    def to_json(self) -> str:
+        """Return the fields as a JSON object; paths become strings."""
+        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Setting":
+        """Return the setting that `to_json` wrote."""
+        values = json.loads(text)
+        paths = {name: Path(values[name]) for name in ("model", "folder")}
+        return cls(**values | paths | {"calibration": tuple(map(Path, values["calibration"]))})
 
 
 class PeerModule(Protocol):
@@ -62,6 +76,10 @@ class Runtime:
     """Pip extra that installs `packages`."""
     every_point: bool = False
     """Whether the runtime supports compression points other than (1, 1, 1)."""
+    files_per_point: bool = False
+    """Whether the converted files are for one compression point."""
+    calibrated: bool = False
+    """Whether int8 is calibrated on `Setting.calibration`; otherwise activations are quantized by their own range."""
     normalizes: bool = False
     """Whether the runtime takes unnormalized audio, and normalizes it where the model requires it."""
 
@@ -73,7 +91,24 @@ class Runtime:
         return None
 
 
-def _peer(name: str, module: str, precision: Precision, *packages: str, exported: bool = False) -> Runtime:
+def _ours(precision: Precision, engine: str = "openvino") -> Runtime:
+    """Return our runtime at a precision, with an engine."""
+    is_default = engine == "openvino"
+    return Runtime(
+        name=f"ours-{precision}" if is_default else f"ours-{engine}-{precision}",
+        module=f"{__name__}.ours" if is_default else f"{__name__}.ours_{engine}",
+        precision=precision,
+        packages=("openvino",) if is_default else (),
+        extra="openvino",
+        every_point=True,
+        normalizes=True,
+        calibrated=precision == "int8" and is_default,
+    )
+
+
+def _peer(
+    name: str, module: str, precision: Precision, *packages: str, exported: bool = False, calibrated: bool = False
+) -> Runtime:
     """Return a runtime of the extra `peers`; those that run our exports support every point and normalize the audio."""
     return Runtime(
         name=name,
@@ -82,14 +117,17 @@ def _peer(name: str, module: str, precision: Precision, *packages: str, exported
         packages=packages,
         extra="peers",
         every_point=exported,
+        files_per_point=exported,
         normalizes=exported,
+        calibrated=calibrated,
     )
 
 
-OURS = tuple(
-    Runtime(name=f"ours-{precision}", module=f"{__name__}.ours", precision=precision, every_point=True, normalizes=True)
-    for precision in ("fp32", "bf16", "int8")
-)
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+OPENVINO = ("openvino", "transformers")
+QDQ = ("onnx", "onnxruntime", "transformers")
+CTRANSLATE2 = ("ctranslate2", "transformers")
+OURS = (_ours("fp32"), _ours("bf16"), _ours("int8"), _ours("fp32", "torch"), _ours("int8", "torch"))
 PEERS = {
     runtime.name: runtime
     for runtime in (
@@ -97,16 +135,21 @@ PEERS = {
         _peer("transformers-bf16", "transformers", "bf16", "transformers"),
         _peer("torch-ao-int8", "torch_ao", "int8", "transformers"),
         _peer("torchao-int8", "torchao", "int8", "transformers", "torchao"),
-        _peer("onnxruntime-fp32", "onnxruntime", "fp32", "onnx", "onnxscript", "onnxruntime", exported=True),
-        _peer("onnxruntime-int8", "onnxruntime", "int8", "onnx", "onnxscript", "onnxruntime", exported=True),
-        _peer("openvino-fp32", "openvino", "fp32", "openvino", exported=True),
-        _peer("openvino-bf16", "openvino", "bf16", "openvino", exported=True),
+        _peer("onnxruntime-fp32", "onnxruntime", "fp32", *ONNX, exported=True),
+        _peer("onnxruntime-int8", "onnxruntime", "int8", *ONNX, exported=True),
+        _peer("onnxruntime-qdq-int8", "onnxruntime_qdq", "int8", *QDQ, calibrated=True),
+        _peer("openvino-fp32", "openvino", "fp32", *OPENVINO),
+        _peer("openvino-bf16", "openvino", "bf16", *OPENVINO),
+        _peer("openvino-int8", "openvino", "int8", *OPENVINO, "nncf", calibrated=True),
+        _peer("openvino-tutorial-int8", "openvino_tutorial", "int8", *OPENVINO, "nncf", calibrated=True),
+        _peer("ctranslate2-fp32", "ctranslate2", "fp32", *CTRANSLATE2),
+        _peer("ctranslate2-int8", "ctranslate2", "int8", *CTRANSLATE2),
         _peer("fairseq-fp32", "fairseq", "fp32", "fairseq"),
     )
 }
 BASELINE = "transformers-fp32"
 """Name of the runtime that speed-ups are relative to."""
-EXACT = OURS[0]
+EXACT = _ours("fp32", "torch")
 """The runtime whose outputs for single utterances the errors are relative to; tests compare it with stock fairseq."""
 
 
@@ -117,3 +160,16 @@ def pad(waveforms: Sequence[Waveform]) -> tuple[npt.NDArray[np.float32], npt.NDA
     for row, waveform in zip(batch, waveforms, strict=True):
         row[: len(waveform)] = waveform
     return batch, lengths
+
+
+def valid_samples(lengths: npt.NDArray[np.int64], samples: int) -> npt.NDArray[np.int64]:
+    """Return a mask (batch, samples) with 1 for the samples of each waveform and 0 for its padding.
+
+    `lengths` (batch,) are the lengths of the waveforms.
+    """
+    return (np.arange(samples) < lengths[:, None]).astype(np.int64)
+
+
+def trim(logits: Iterable[npt.NDArray[np.floating]], frames: Iterable[int]) -> list[Logits]:
+    """Return the first `frames` of each utterance's logits (frames, units), without those of its padding."""
+    return [np.ascontiguousarray(row[:count], np.float32) for row, count in zip(logits, frames, strict=True)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from . import Logits, Run, Setting, Waveform, pad
+from . import Logits, Run, Setting, Waveform, pad, trim, valid_samples
 
 FILE = "fairseq.pt"
 
@@ -40,12 +40,12 @@ def load(setting: Setting) -> Run:
 
     @torch.inference_mode()
     def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = (torch.from_numpy(array) for array in pad(waveforms))
-        padding = torch.arange(audio.shape[1]) >= lengths.unsqueeze(1)
-        output = model(source=audio, padding_mask=padding if padding.any() else None)
+        audio, lengths = pad(waveforms)
+        padding = torch.from_numpy(valid_samples(lengths, audio.shape[1]) == 0)
+        output = model(source=torch.from_numpy(audio), padding_mask=padding if padding.any() else None)
         logits = model.get_logits(output).transpose(0, 1)  # (batch, frames, units)
         padding = output["padding_mask"]
         frames = [logits.shape[1]] * len(logits) if padding is None else (~padding).sum(1).tolist()
-        return [row[:count].numpy() for row, count in zip(logits, frames, strict=True)]
+        return trim(logits.numpy(), frames)
 
     return run

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from . import Logits, Run, Setting, Waveform, pad
+from . import Logits, Run, Setting, Waveform, pad, trim
 
 
 def convert(setting: Setting) -> None:
@@ -14,20 +15,25 @@ def convert(setting: Setting) -> None:
 
 
 def load(setting: Setting) -> Run:
-    """Create the session. Its threads spin during a run, which is the default, but not between runs."""
+    """Run the exported file."""
+    session = make_session(_file(setting), setting)
+
+    def run(waveforms: Sequence[Waveform]) -> list[Logits]:
+        audio, lengths = pad(waveforms)
+        logits, frames = session.run(None, {"audio": audio, "lengths": lengths})
+        return trim(logits, frames)
+
+    return run
+
+
+def make_session(path: Path, setting: Setting) -> Any:
+    """Create a session for an ONNX file. Its threads spin during a run, which is the default, but not between runs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(_file(setting), options, providers=["CPUExecutionProvider"])
-
-    def run(waveforms: Sequence[Waveform]) -> list[Logits]:
-        audio, lengths = pad(waveforms)
-        logits, frames = session.run(None, {"audio": audio, "lengths": lengths})
-        return [row[:count] for row, count in zip(logits, frames, strict=True)]
-
-    return run
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _file(setting: Setting) -> Path:
