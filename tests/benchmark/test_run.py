@@ -299,7 +299,7 @@ def test_calibration_and_busy_processes_are_reported(
     notes = benchmark_tables.notes(report)
     assert "Calibrated on 20 utterances (100 s) of noise: ours-int8." in notes
     assert "Not calibrated, with the scales of activations computed in each run: torch-ao-int8." in notes
-    assert "The machine was busy: 2 other processes computed without pause." in notes
+    assert "Measured beside competing processes that compute without pause: 2." in notes
 
 
 def test_the_command(run, runtimes: Callable[..., None], tiny_path: Path, tmp_path: Path, data: Path):

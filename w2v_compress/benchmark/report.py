@@ -47,7 +47,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if "calibration" in report:
         lines += _calibration_notes(report)
     if report.get("busy"):
-        lines.append(f"The machine was busy: {report['busy']} other processes computed without pause.")
+        lines.append(f"Measured beside competing processes that compute without pause: {report['busy']}.")
     return lines
 
 
