@@ -1,11 +1,12 @@
-"""Errors of fp32 logits of base models, whose group norm is folded into the first convolution, relative to fp64.
+"""Errors in fp32 of base models, whose group norm is folded into the first convolution, relative to fp64.
 
     python benchmarks/group_norm.py --json benchmarks/results/group_norm.json
 
-Errors are relative to transformers in fp64. Compares stock fairseq in fp32 with our network in training and inference,
-and with our exports. Random weights, with three kinds of filters in the first convolution: random; band-pass, as in
-trained models; and high-pass, which cancels hum and offsets. Audio: speech of the quickstart's corpus, one utterance at
-a time. Prints tables, and writes the errors with --json.
+Errors of the log-probabilities, relative to transformers in fp64. Compares stock fairseq in fp32 with our network in
+training, with our runtime, with our ONNX export, and with OpenVINO's conversion of transformers. Random weights, with
+three kinds of filters in the first convolution: random; band-pass, as in trained models; and high-pass, which cancels
+hum and offsets. Audio: speech of the quickstart's corpus, one utterance at a time. Prints tables, and writes the errors
+with --json.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from w2v_compress.benchmark.peers import BASELINE, PEERS, Setting, fairseq, onnxruntime, openvino, transformers
+from w2v_compress.benchmark.peers import BASELINE, PEERS, Setting, fairseq, onnxruntime, openvino, ours, transformers
 from w2v_compress.cli.console import print_table, progress_bar
 from w2v_compress.data.audio import SAMPLE_RATE, AudioArray, read_audio
 from w2v_compress.evaluation.machine import describe_machine
@@ -28,13 +29,12 @@ from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.files import write_json
 from w2v_compress.interop.fairseq_checkpoint import export_random
 from w2v_compress.model_file.storage import ModelFile, read_model, write_model
-from w2v_compress.runtime.recognizer import Recognizer
 
 CORPUS = Path(__file__).resolve().parent.parent / "examples" / "quickstart" / "corpus" / "audio"
 FILTERS = "w2v_model.feature_extractor.conv_layers.0.0.weight"
 STOCK = "fairseq"
 Run = Callable[[AudioArray], Tensor]
-"""Computes the logits (frames, units) of samples (samples,)."""
+"""Computes the logits or log-probabilities (frames, units) of samples (samples,)."""
 
 
 def filters(kind: str, shape: torch.Size, seed: int) -> Tensor:
@@ -84,19 +84,14 @@ def runtimes(setting: Setting) -> dict[str, Run]:
     """Load the fp64 network, stock fairseq, and our networks and exports."""
     for module in (transformers, fairseq, onnxruntime, openvino):
         module.convert(setting)
-    peers = {"fairseq": fairseq, "our ONNX": onnxruntime, "our OpenVINO": openvino}
+    peers = {"fairseq": fairseq, "our ONNX": onnxruntime, "OpenVINO": openvino, "our runtime": ours}
     loaded = {name: module.load(setting) for name, module in peers.items()}
-    networks = {
-        "ours": read_model(setting.model).build(),
-        "our runtime": Recognizer.load(setting.model, precision="fp32", threads=setting.threads).model,
-    }
+    network = read_model(setting.model).build()
     exact = transformers.load_model(setting, torch.float64)
     found: dict[str, Run] = {"fp64": lambda audio: exact(torch.from_numpy(audio)[None].double()).logits[0]}
     for name, run in loaded.items():
         found[name] = lambda audio, run=run: torch.from_numpy(run([audio])[0])  # type: ignore[misc]
-    for name, network in networks.items():
-        found[name] = lambda audio, network=network: network(torch.from_numpy(audio)[None])[0][0]  # type: ignore[misc]
-    return found
+    return found | {"ours": lambda audio: network(torch.from_numpy(audio)[None])[0][0]}
 
 
 def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
@@ -105,7 +100,7 @@ def measure(setting: Setting, seconds: list[float]) -> Iterator[dict[str, Any]]:
     for length in seconds:
         for kind, audio in kinds_of_audio(length).items():
             with torch.inference_mode():
-                outputs = {name: run(audio).double() for name, run in found.items()}
+                outputs = {name: run(audio).double().log_softmax(-1) for name, run in found.items()}
             exact = outputs.pop("fp64")
             errors = {name: (logits - exact).abs() for name, logits in outputs.items()}
             yield {
@@ -163,7 +158,7 @@ def main() -> None:
         for row in rows
     ]
     print_table(
-        "Rms error of the logits of fairseq, and ratio of our errors to it",
+        "Rms error of the log-probabilities of fairseq, and ratio of our errors to it",
         ["first filters", "audio", "length", *names],
         lines,
     )

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 
 from w2v_compress.cli.console import print_table
 from w2v_compress.data.audio import SAMPLE_RATE, read_audio
@@ -79,18 +78,18 @@ def compare_with_one_pass(recognizer: Recognizer, audio: Path) -> dict[str, Any]
     recognizer.chunk_seconds = math.inf
     whole = recognizer.emissions(samples, SAMPLE_RATE)
     equal = joined.argmax(-1) == whole.argmax(-1)
-    frames = torch.arange(len(equal))
+    frames = np.arange(len(equal))
     seams = list(accumulate(window.kept.stop - window.kept.start for window in windows))[:-1]
-    context = CONTEXT_SECONDS * SAMPLE_RATE / recognizer.model.architecture.samples_per_frame
-    away = torch.stack([(frames - seam).abs() > context for seam in seams]).all(0)
+    context = CONTEXT_SECONDS * SAMPLE_RATE / recognizer.header.architecture.samples_per_frame
+    away = np.all([np.abs(frames - seam) > context for seam in seams], 0)
     return {
         "audio_seconds": len(samples) / SAMPLE_RATE,
         "windows": len(windows),
         "frames": len(equal),
         "frames_away_from_seams": int(away.sum()),
-        "equal_best_label": float(equal.float().mean()),
-        "equal_best_label_away_from_seams": float(equal[away].float().mean()),
-        "largest_log_probability_difference_away_from_seams": float((joined - whole)[away].abs().max()),
+        "equal_best_label": float(equal.mean()),
+        "equal_best_label_away_from_seams": float(equal[away].mean()),
+        "largest_log_probability_difference_away_from_seams": float(np.abs(joined - whole)[away].max()),
     }
 
 

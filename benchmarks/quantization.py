@@ -15,19 +15,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from w2v_compress.runtime.optimize import PackedLinear, optimize_for_inference
 
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.files import write_json
 from w2v_compress.interop.fairseq_checkpoint import export_random
-from w2v_compress.model_file.storage import quantize_file, read_model
+from w2v_compress.model_file.storage import quantize_file
 from w2v_compress.nn.acoustic_model import AcousticModel
 from w2v_compress.nn.architecture import named_architecture
 from w2v_compress.nn.convolution import WeightNormConvolution
 from w2v_compress.nn.device import has_int8_units
 from w2v_compress.quantization import int8
-from w2v_compress.runtime.recognizer import Recognizer
+from w2v_compress.runtime.engines.torch_engine import TorchEngine
 
 SHAPES = (
     (500, 1024, 1024),
@@ -78,14 +77,11 @@ def measure_product(rows: int, inputs: int, outputs: int, repeats: int) -> dict[
     integers, scale = int8.quantize_weight(linear.weight)
     own = int8.Int8Linear(linear)
     own.load_state_dict({"weight": integers, "weight_scale": scale, "bias": linear.bias})
-    wide_packed, narrow_packed = (PackedLinear(module.weight, module.bias) for module in (linear, narrow))
     x = torch.randn(rows, inputs)
     x_bfloat16, x_int8 = x.bfloat16(), int8.quantize_activations(x)[0]
     runs: dict[str, Callable[[], Tensor]] = {
         "fp32": lambda: linear(x),
         "bf16": lambda: narrow(x_bfloat16),
-        "fp32, packed": lambda: wide_packed(x),
-        "bf16, packed": lambda: narrow_packed(x_bfloat16),
         "product alone (torch._int_mm)": lambda: torch._int_mm(x_int8, integers.t()),
         "own": lambda: own(x),
         "own, bf16 in and out": lambda: own(x_bfloat16),
@@ -128,14 +124,6 @@ def measure_positional(frames: int, repeats: int) -> dict[str, Any]:
     return {"frames": frames, "milliseconds": interleaved_latency(runs, repeats), "relative_error": {"own": error}}
 
 
-def convert_rest_to_bfloat16(model: torch.nn.Module) -> None:
-    """Convert all parameters outside int8 modules to bfloat16, such as those of norms and the first convolution."""
-    for module in model.modules():
-        if not isinstance(module, int8.Int8Module):
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.bfloat16()
-
-
 def measure_model(architecture: str, seconds: float, repeats: int, seed: int) -> dict[str, Any]:
     """Measure the complete network: milliseconds at batch size 1, file sizes and the relative error of the logits."""
     audio = torch.randn(1, round(seconds * SAMPLE_RATE))
@@ -145,16 +133,12 @@ def measure_model(architecture: str, seconds: float, repeats: int, seed: int) ->
         for scheme in ("paper", "full"):
             quantize_file(paths["fp32"], paths[scheme], scheme)
         sizes = {name: path.stat().st_size for name, path in paths.items()}
-        recognizers = {
-            "fp32": Recognizer.load(paths["fp32"], precision="fp32"),
-            "bf16": Recognizer.load(paths["fp32"], precision="bf16"),
-            "int8 paper": Recognizer.load(paths["paper"]),
-            "int8 full": Recognizer.load(paths["full"]),
+        models: dict[str, AcousticModel] = {
+            "fp32": TorchEngine.load(paths["fp32"], "fp32").model,
+            "bf16": TorchEngine.load(paths["fp32"], "bf16").model,
+            "int8 paper": TorchEngine.load(paths["paper"], "int8").model,
+            "int8 full": TorchEngine.load(paths["full"], "int8").model,
         }
-        models: dict[str, AcousticModel] = {name: recognizer.model for name, recognizer in recognizers.items()}
-        narrowed = models["int8 full, rest in bf16"] = read_model(paths["full"]).build().eval()
-    convert_rest_to_bfloat16(narrowed)
-    optimize_for_inference(narrowed)
     inputs = {name: audio.to(next(model.parameters()).dtype) for name, model in models.items()}
     logits = {name: model(inputs[name])[0].float() for name, model in models.items()}
     logits = {name: values - values.mean(-1, keepdim=True) for name, values in logits.items()}

@@ -31,7 +31,9 @@ def release_memory(path: Path) -> None:
 
     The kernel reads a page again when it is needed. Does nothing on other systems than Linux.
     """
-    if not MAPS.exists():
+    try:
+        maps = MAPS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # glibc
@@ -39,7 +41,7 @@ def release_memory(path: Path) -> None:
     madvise = library.madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     name = str(path.resolve())
-    for line in MAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in maps.splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and fields[5] == name:
             start, end = (int(address, 16) for address in fields[0].split("-"))

@@ -2,8 +2,7 @@
 
 On Linux, torch uses libgomp, whose threads spin for about 3 ms by default. When other programs are busy on the same
 cores, a spinning thread occupies the core that the thread it waits for needs, and a network with hundreds of small
-parallel regions becomes several times slower. benchmarks/busy.py measures the effect of a shorter spin
-(docs/runtime.md).
+parallel regions becomes several times slower. A shorter spin avoids that (docs/runtime.md).
 """
 
 import os
