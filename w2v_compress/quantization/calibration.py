@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from ..nn.acoustic_model import AcousticModel
 from ..nn.device import INT8_MAX
-from ..nn.parameters import POSITIONAL
-from .int8 import split_columns
 from .parts import ATTENTION_OPERANDS, is_attention
 
 SMOOTHING = 0.65
@@ -66,19 +64,15 @@ class Calibration:
         """Return the quantization of the input of module `name`, a linear layer or convolution.
 
         `weight` returns the floating-point weight `(out, in, ...)` of a module. The projections of an attention layer
-        have the same scales, so that engines quantize their common input once. The input of the positional convolution,
-        which is padded with zeros, has the zero point 0.
+        have the same scales, so that engines quantize their common input once.
         """
         siblings = _siblings(name)
         seen = Range(self.inputs[siblings[0]].low, self.inputs[siblings[0]].high)
         for sibling in siblings[1:]:
             seen.include(self.inputs[sibling])
         largest = torch.maximum(seen.low.abs(), seen.high.abs()).clamp(min=SMALLEST)
-        columns = torch.stack([_largest_by_input(weight(each).detach(), len(largest)) for each in siblings])
+        columns = torch.stack([weight(each).detach().abs().transpose(0, 1).flatten(1).amax(1) for each in siblings])
         smooth = largest**self.smoothing / columns.amax(0).clamp(min=SMALLEST) ** (1 - self.smoothing)
-        if name == POSITIONAL:
-            step = (largest / smooth).amax() / INT8_MAX
-            return InputScales(smooth * step, torch.zeros(()))
         low, high = (seen.low / smooth).amin().clamp(max=0), (seen.high / smooth).amax().clamp(min=0)
         step = ((high - low) / STEPS).clamp(min=torch.finfo(torch.float32).tiny)
         return InputScales(smooth * step, (-low / step).round() - 128)
@@ -122,11 +116,6 @@ class Calibration:
             self.inputs[name].include(seen)
         else:
             self.inputs[name] = seen
-
-
-def _largest_by_input(weight: Tensor, inputs: int) -> Tensor:
-    """Return the largest absolute weight of each of `inputs` input channels, `(inputs,)`."""
-    return split_columns(weight, inputs).abs().transpose(1, 2).flatten(2).amax(2).flatten()
 
 
 def _siblings(name: str) -> list[str]:

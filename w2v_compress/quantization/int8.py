@@ -36,17 +36,9 @@ def dequantize_weight(weight: Tensor, scale: Tensor, input_scale: Tensor | None 
     return floating if input_scale is None else scale_columns(floating, 1 / input_scale)
 
 
-def split_columns(weight: Tensor, inputs: int) -> Tensor:
-    """View a weight `(out, in, ...)` as `(groups, out / groups, in, ...)`, for `inputs` channels in groups of `in`."""
-    split: Tensor = weight.unflatten(0, (inputs // weight.shape[1], -1))
-    return split
-
-
 def scale_columns(weight: Tensor, factors: Tensor) -> Tensor:
-    """Multiply a weight `(out, in, ...)` by a factor for each input channel, `(groups * in,)`."""
-    split = split_columns(weight, len(factors))
-    shape = (len(split), 1, split.shape[2], *[1] * (split.dim() - 3))
-    return (split * factors.view(shape)).flatten(0, 1)
+    """Multiply a weight `(out, in, ...)` by a factor for each input channel, `(in,)`."""
+    return weight * _broadcast_scale(factors, weight[0])
 
 
 def _broadcast_scale(scale: Tensor, weight: Tensor) -> Tensor:
@@ -80,8 +72,6 @@ class Int8Module(nn.Module):
     weight_sums: Tensor
     """Sum of each row of `matrix`: the zero point of an input adds zero * sum to each product."""
 
-    groups: int = 1
-    """Groups of input channels, each for as many groups of output channels."""
     input_scale: nn.Parameter | None
     """Calibrated scale of each input channel, `(in,)`: the weight is that of the input divided by these."""
     input_zero: nn.Parameter | None
@@ -89,8 +79,7 @@ class Int8Module(nn.Module):
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, *, calibrated: bool = False) -> None:
         super().__init__()
-        inputs = weight.shape[1] * self.groups
-        for name, value in (("input_scale", weight.new_ones(inputs)), ("input_zero", weight.new_zeros(()))):
+        for name, value in (("input_scale", weight.new_ones(weight.shape[1])), ("input_zero", weight.new_zeros(()))):
             self.register_parameter(name, nn.Parameter(value, requires_grad=False) if calibrated else None)
         self.weight = nn.Parameter(
             torch.zeros(weight.shape, dtype=torch.int8, device=weight.device), requires_grad=False
@@ -189,22 +178,14 @@ class Int8PositionalConvolution(Int8Module):
     utterance and group. Frames of zeros, such as padding, do not change that scale.
     """
 
-    def __init__(self, convolution: WeightNormConvolution, *, calibrated: bool = False) -> None:
-        self.groups = convolution.groups  # the weight is (channels, channels / groups, kernel)
-        super().__init__(convolution.weight_v, convolution.bias, calibrated=calibrated)
+    def __init__(self, convolution: WeightNormConvolution) -> None:
+        self.groups = convolution.groups
+        super().__init__(convolution.weight_v, convolution.bias)  # (channels, channels / groups, kernel)
 
     def as_matrix(self) -> Tensor:
         """Return the int8 weight as multiplied, `(groups, channels / groups, kernel * channels / groups)`."""
         matrix: Tensor = self.weight.transpose(1, 2).flatten(1).unflatten(0, (self.groups, -1))
         return matrix
-
-    def _quantize_groups(self, x: Tensor, kernel: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantize the result of `split_groups`; scale and zero point are `(batch, groups, 1, 1)` or of size 1."""
-        if self.input_scale is None:
-            return quantize_activations(split_groups(x, self.groups, kernel), (2, 3))
-        integers = (x / self.input_scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
-        one = x.new_ones(1, 1, 1, 1)
-        return split_groups(integers, self.groups, kernel), one, 0 * one
 
     def forward(self, x: Tensor, stride: int = 1) -> Tensor:
         """Convolve `x` `(batch, time, channels)` and return every `stride`-th frame, in the precision of `x`."""
@@ -213,7 +194,7 @@ class Int8PositionalConvolution(Int8Module):
             padded = F.pad(x.transpose(1, 2).float(), (kernel // 2, (kernel - 1) // 2))
             out = F.conv1d(padded, self.dequantized_weight(), self.bias, stride, groups=self.groups)
             return out.transpose(1, 2).to(x.dtype)
-        integers, scale, zero = self._quantize_groups(x.float(), kernel)
+        integers, scale, zero = quantize_activations(split_groups(x.float(), self.groups, kernel), (2, 3))
         products = x.new_empty(len(x), self.groups, -(-x.shape[1] // stride), width, dtype=torch.int32)
         for index, utterance in enumerate(integers):
             for group, frames in enumerate(utterance):
@@ -227,11 +208,11 @@ class Int8PositionalConvolution(Int8Module):
 def int8_module(module: nn.Module, *, calibrated: bool = False) -> Int8Module:
     """Create the int8 counterpart of a linear layer or convolution, with its bias and zero weights.
 
-    With `calibrated` it has scales for its input.
+    With `calibrated` it has scales for its input, except the positional convolution.
     """
     if isinstance(module, nn.Linear):
         return Int8Linear(module, calibrated=calibrated)
     if isinstance(module, WeightNormConvolution):
-        return Int8PositionalConvolution(module, calibrated=calibrated)
+        return Int8PositionalConvolution(module)
     assert isinstance(module, StridedConvolution)
     return Int8Convolution(module, calibrated=calibrated)

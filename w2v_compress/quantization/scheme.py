@@ -11,7 +11,7 @@ from ..nn.architecture import Architecture
 from ..nn.modules import replace_modules
 from .calibration import Calibration
 from .int8 import dequantize_weight, int8_module, quantize_weight, scale_columns
-from .parts import ATTENTION_OPERANDS, is_attention, is_calibrated, quantized_modules
+from .parts import ATTENTION_OPERANDS, has_input_scale, is_attention, is_calibrated, quantized_modules
 
 
 def apply(model: AcousticModel, quantization: Mapping[str, Any]) -> None:
@@ -55,6 +55,8 @@ def quantize_state_dict(
             state |= _quantize_weight_at(prefix, names, read)
         elif is_attention(name):
             state[f"{prefix}scale"] = calibration.product_scales(name)
+        elif not has_input_scale(name):
+            state |= _quantize_weight_at(prefix, names, read)
         else:
             inputs = calibration.input_scales(name, lambda module: _read_weight(f"{module}.", names, read))
             state |= _quantize_weight_at(prefix, names, read, inputs.scale)

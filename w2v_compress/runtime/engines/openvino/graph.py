@@ -136,7 +136,7 @@ class GraphBuilder:
             weight = ops.multiply(ops.convert(self.weights.constant(f"{POSITIONAL}.weight"), "f32"), scale)
         kernel = self.architecture.conv_pos
         padding = [kernel // 2], [(kernel - 1) // 2]
-        x = self._quantized_input(POSITIONAL, _swap_time_and_channels(x), channel_axis=1)
+        x = _swap_time_and_channels(x)
         out = ops.add(
             ops.group_convolution(x, weight, [stride], *padding, [1]),
             _reshape(self.weights.floating(f"{POSITIONAL}.bias"), 1, -1, 1),
