@@ -41,10 +41,12 @@ FILES: dict[str, Position] = {
     "teacher checkpoint": (750, 150),
     "fairseq checkpoint": (90, 260),
     "transformers folder": (90, 320),
-    "model file": (350, 290),
-    "int8 model file": (660, 290),
+    "model file": (310, 290),
+    "calibration speech": (530, 200),
+    "int8 model file": (530, 290),
+    "log-probabilities": (750, 290),
     "text": (970, 290),
-    "ONNX, OpenVINO": (350, 390),
+    "ONNX, OpenVINO": (310, 390),
     "WER, time, plot": (970, 390),
 }
 STEPS: dict[tuple[str, str], str] = {
@@ -56,9 +58,11 @@ STEPS: dict[tuple[str, str], str] = {
     ("fairseq checkpoint", "model file"): "interop",
     ("transformers folder", "model file"): "interop",
     ("model file", "int8 model file"): "quantization",
-    ("int8 model file", "text"): "runtime",
+    ("calibration speech", "int8 model file"): "evaluation",
+    ("int8 model file", "log-probabilities"): "engines",
+    ("log-probabilities", "text"): "decoding",
     ("model file", "ONNX, OpenVINO"): "interop",
-    ("int8 model file", "WER, time, plot"): "evaluation",
+    ("text", "WER, time, plot"): "evaluation",
 }
 TITLES = {"Training": (20, 30), "From checkpoint to text": (20, 220)}
 
