@@ -229,7 +229,7 @@ def test_the_blocks_run_in_order(
 
 @pytest.fixture
 def guide_folder(tmp_path: Path, data: Path, tiny_path: Path, tiny_model: Callable[..., ModelFile]) -> Path:
-    """A folder with small files of the names that the guides use; `data` holds the subset `dev`."""
+    """A folder with small files of the names that the guides use; `data` holds the subsets `dev` and `train`."""
     shutil.copy(ROOT / "benchmarks" / "results" / "benchmark_base.json", tmp_path / "base.json")
     for name in ("my-corpus", "my-test"):
         (tmp_path / name).symlink_to(ROOT / "examples" / "quickstart" / "corpus")
@@ -239,7 +239,8 @@ def guide_folder(tmp_path: Path, data: Path, tiny_path: Path, tiny_model: Callab
     write_model(tmp_path / "elastic.safetensors", ModelFile(elastic, fixed.state))
     write_noise(tmp_path, "speech.wav", "a.wav", "b.wav", "hello.wav", "meeting.flac")
     (tmp_path / "data" / "librispeech").mkdir()
-    for file in (tmp_path / "data").glob("dev.*"):
+    for file in list((tmp_path / "data").glob("dev.*")):
+        shutil.copy(file, file.with_name(f"train{file.suffix}"))
         shutil.copy(file, tmp_path / "data" / "librispeech" / f"dev-other{file.suffix}")
     chapter = tmp_path / "LibriSpeech" / "dev-clean" / "84" / "1"
     write_noise(chapter, "84-1-0000.flac")
