@@ -41,7 +41,7 @@ def test_int8_tensors_stay_int8(tiny_path: Path, tmp_path: Path) -> None:
 
 def test_writing_to_the_mapped_bytes_leaves_the_file(tiny_path: Path) -> None:
     before = tiny_path.read_bytes()
-    TensorFile.read(tiny_path).bytes()[:] = 0
+    TensorFile.read(tiny_path).content[:] = 0
     assert tiny_path.read_bytes() == before
 
 

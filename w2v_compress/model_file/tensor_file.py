@@ -5,9 +5,9 @@ never runs code from it, and names and shapes of all tensors are checked against
 """
 
 import json
-import math
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, prefixed, readable
-from ..nn.parameters import check_layer_counts, parameter_shapes
+from ..nn.parameters import check_layer_counts, parameter_count
 from ..quantization.parts import tensor_shapes
 from .header import METADATA_KEY, Header
 
 FLOATING_TYPES = ("F64", "F32", "F16", "BF16")
 NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I8": np.int8}
+
+
+FileStatus = tuple[int, int, int, int]
+"""Device and number of a file, its size, and when it was changed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class TensorFile:
     path: Path
     header: Header
     places: Mapping[str, TensorPlace]
+    content: npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    """The file as it was when it was read, mapped into memory. The array is writable, as some libraries demand, but
+    writing leaves the file."""
+    _status: FileStatus = field(repr=False)
 
     @classmethod
     def read(cls, path: Path) -> "TensorFile":
@@ -55,6 +63,7 @@ class TensorFile:
         with readable(path), path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             entries = json.loads(stream.read(length))
+            content, status = np.memmap(stream, np.uint8, "c"), _status_of(os.fstat(stream.fileno()))
         entries.pop("__metadata__")
         places = {}
         for name, entry in entries.items():
@@ -62,20 +71,27 @@ class TensorFile:
             places[name] = TensorPlace(entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
         with prefixed(path):
             check_types(header, {name: place.dtype for name, place in places.items()})
-        return cls(path, header, places)
+        return cls(path, header, places, content, status)
 
-    def bytes(self) -> npt.NDArray[np.uint8]:
-        """Map the file into memory. The array is writable, as some libraries demand, but writing leaves the file."""
-        return np.memmap(self.path, np.uint8, "c")
+    def is_in_place(self) -> bool:
+        """Return whether the file at `path` is still the one that was read, and not deleted, replaced or changed."""
+        try:
+            return _status_of(self.path.stat()) == self._status
+        except OSError:
+            return False
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """Return a tensor as an array; floating-point tensors in float32."""
         place = self.places[name]
-        data = self.bytes()[place.offset : place.offset + place.size]
+        data = self.content[place.offset : place.offset + place.size]
         if place.dtype == "BF16":  # the upper half of a float32
             return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(place.shape)
         array = data.view(NUMPY_TYPES[place.dtype]).reshape(place.shape)
         return array if place.dtype == "I8" else array.astype(np.float32)
+
+
+def _status_of(status: os.stat_result) -> FileStatus:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_header(path: Path) -> Header:
@@ -95,7 +111,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     return {
         **json.loads(header.to_json()),
-        "parameters": sum(math.prod(shape) for shape in parameter_shapes(header.architecture).values()),
+        "parameters": parameter_count(header.architecture),
         "bytes": Path(path).stat().st_size,
         "precision": "int8" if header.quantization else "/".join(sorted(types)).lower(),
     }

@@ -167,6 +167,11 @@ class Architecture:
         return point.pools_per_layer(self.encoder_layers)
 
     @property
+    def has_group_norm(self) -> bool:
+        """Whether a group norm follows the first convolution (base), rather than a layer norm each one (large)."""
+        return self.extractor_mode == "default"
+
+    @property
     def samples_per_frame(self) -> int:
         """Hop between output frames in audio samples: 320, or 20 ms, in the published models."""
         product = 1

@@ -123,8 +123,9 @@ class Int8Module(nn.Module):
     def matmul(self, rows: Tensor) -> Tensor:
         """Multiply `rows` `(batch, rows, in)` by the int8 weight, and add the bias: -> `(batch, rows, out)`.
 
-        The result has the precision of `rows`, which may overlap in memory. Each row has its own scale and zero point:
-        a loud frame costs a quiet one no precision, and an utterance has the same result in a batch as alone.
+        The result has the precision of `rows`, which may overlap in memory. Without calibration each row has its own
+        scale and zero point: a loud frame costs a quiet one no precision. In both cases an utterance has the same
+        result in a batch as alone.
         """
         out = rows.new_empty(*rows.shape[:-1], len(self.matrix), dtype=torch.float32)
         for windows, outputs in zip(rows, out, strict=True):

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def load_engine(
     path: Path,
     *,
-    engine: EngineName = "auto",
-    precision: Precision = "auto",
-    device: str = "cpu",
-    threads: int | None = None,
-    streams: int = 1,
-    cache: bool = True,
-    group_norm_statistics: "GroupNormStatistics" = "valid",
+    engine: EngineName,
+    precision: Precision,
+    device: str,
+    threads: int | None,
+    streams: int,
+    cache: bool,
+    group_norm_statistics: "GroupNormStatistics",
 ) -> tuple[Engine, Header]:
-    """Load the model file `path` into an engine; the arguments are those of `Recognizer.load`.
+    """Load the model file `path` into an engine; the arguments are those of `Recognizer.load`, which has the defaults.
 
     Raises `InputError` if the file is not a model file, or an option does not suit it or the machine.
     """
@@ -39,9 +39,8 @@ def load_engine(
             raise InputError(f"{name} {value!r} is unknown; it must be one of {', '.join(get_args(allowed))}")
     chosen = engine
     if engine == "auto":
-        chosen = (
-            "openvino" if device == "cpu" and group_norm_statistics == "valid" and suits_openvino(header) else "torch"
-        )
+        on_openvino = device == "cpu" and group_norm_statistics == "valid" and suits_openvino(header)
+        chosen = "openvino" if on_openvino else "torch"
     if chosen == "openvino":
         if device != "cpu":
             raise InputError(f"the openvino engine runs on the device cpu, not {device!r}; use the torch engine there")

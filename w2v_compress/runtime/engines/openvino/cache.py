@@ -49,7 +49,7 @@ class GraphCache:
         path = self._path(name)
         options = self._options | {"CACHE_MODE": "OPTIMIZE_SIZE"}
         blob = _read(path)
-        if blob is not None:
+        if blob is not None and self._file.is_in_place():  # OpenVINO reads the weights from the file at its path
             with contextlib.suppress(RuntimeError):  # an entry that this version of OpenVINO rejects
                 loaded = self._core.import_model(
                     blob, "CPU", options | {"WEIGHTS_PATH": str(self._file.path.resolve())}
@@ -111,11 +111,10 @@ def _digest_of_model(file: TensorFile) -> str:
 
     Reading all of a large file would take longer than loading a graph from the cache saves.
     """
-    content = file.bytes()
     digest = hashlib.sha256(file.header.to_json().encode())
     for name, place in sorted(file.places.items()):
         digest.update(f"{name} {place}".encode())
-        digest.update(content[place.offset : place.offset + min(place.size, SAMPLE_BYTES)].tobytes())
+        digest.update(file.content[place.offset : place.offset + min(place.size, SAMPLE_BYTES)].tobytes())
     return digest.hexdigest()
 
 

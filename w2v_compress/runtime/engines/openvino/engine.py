@@ -4,6 +4,7 @@ The feature extractor runs on pieces of the audio, whose activations stay in the
 at every compression point. The encoder has one graph for each point, compiled when the point is first used.
 """
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -90,10 +91,9 @@ class OpenVinoEngine:
                 raise InputError(f"`{name}` is {value}; it must be at least 1")
         self.precision = precision
         self.streams = min(streams, self.threads)
-        file = TensorFile.read(path)
-        self._path = file.path
-        self._architecture = file.header.architecture
-        core = openvino.Core()
+        self._file = TensorFile.read(path)
+        self._architecture = self._file.header.architecture
+        self._core = openvino.Core()
         reduced = precision == "bf16" or (precision == "int8" and processor().has_fast_bfloat16)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
@@ -102,9 +102,8 @@ class OpenVinoEngine:
             # Threads that are bound to a core wait for it while another process has it.
             "ENABLE_CPU_PINNING": False,
         }
-        self._cache = GraphCache(core, file, options, enabled=cache)
-        self._builder = GraphBuilder(Weights(core, file))
-        self._group_norm = self._group_norm_tensors(file) if self._builder.has_group_norm else None
+        self._cache = GraphCache(self._core, self._file, options, enabled=cache)
+        self._group_norm = self._group_norm_tensors() if self._architecture.has_group_norm else None
         self._extractors: dict[int, Graph] = {}
         self._encoders: OrderedDict[CompressionPoint, Graph] = OrderedDict()
         self._max_points = max_points
@@ -116,21 +115,25 @@ class OpenVinoEngine:
         encoder = self._encoder(point)
 
         def run(waveform: AudioArray) -> LogProbs:
-            return self._run(waveform, point, encoder)
+            return _log_softmax(self._encode(encoder, point, self._features(waveform)))
 
         if self._pool is None or len(waveforms) == 1:
             return [run(waveform) for waveform in waveforms]
         return list(self._pool.map(run, waveforms))
 
-    def _run(self, waveform: AudioArray, point: CompressionPoint, encoder: "Graph") -> LogProbs:
-        features = self._features(waveform)
+    @functools.cached_property
+    def _builder(self) -> GraphBuilder:
+        """The builder of graphs that are not in the cache; a start with all of them there needs none."""
+        return GraphBuilder(Weights(self._core, self._file))
+
+    def _encode(self, encoder: Graph, point: CompressionPoint, features: FloatArray) -> FloatArray:
+        """Compute the logits `(frames, units)` for features `(frames, channels)`."""
         valid = len(features)
         frames = padded_length(valid, point.squeeze)
         padded = np.zeros((1, frames, features.shape[1]), np.float32)
         padded[0, :valid] = features
         masks = encoder_masks(point, self._architecture.pools_per_layer(point), valid, frames)
-        logits = encoder.run({"features": padded} | masks)[0, :valid]
-        return _log_softmax(logits)
+        return encoder.run({"features": padded} | masks)[0, :valid]
 
     def _features(self, waveform: AudioArray) -> FloatArray:
         """Compute the features `(frames, channels)` of a waveform `(samples,)`, piece by piece."""
@@ -160,7 +163,7 @@ class OpenVinoEngine:
                 self._extractors[length] = Graph(compiled)
             return self._extractors[length]
 
-    def _encoder(self, point: CompressionPoint) -> "Graph":
+    def _encoder(self, point: CompressionPoint) -> Graph:
         """Return the compiled graph of a point; compiles it, and drops the one unused for longest if needed."""
         with self._lock:
             if point not in self._encoders:
@@ -177,15 +180,13 @@ class OpenVinoEngine:
 
         Otherwise both would stay in memory along with the activations of the first utterance.
         """
-        features = np.zeros((1, padded_length(1, point.squeeze), self._architecture.conv_layers[-1][0]), np.float32)
-        masks = encoder_masks(point, self._architecture.pools_per_layer(point), 1, features.shape[1])
-        encoder.run({"features": features} | masks)
-        release_memory(self._path)
+        self._encode(encoder, point, np.zeros((1, self._architecture.conv_layers[-1][0]), np.float32))
+        release_memory(self._file.path)
 
-    def _group_norm_tensors(self, file: TensorFile) -> tuple[FloatArray, int, FloatArray, FloatArray]:
+    def _group_norm_tensors(self) -> tuple[FloatArray, int, FloatArray, FloatArray]:
         """Return the arguments of `fold_group_norm` besides the waveform."""
-        kernels = file.array(f"{EXTRACTOR}.0.0.weight")[:, 0]
-        weight, bias = (file.array(f"{EXTRACTOR}.0.2.{name}") for name in ("weight", "bias"))
+        kernels = self._file.array(f"{EXTRACTOR}.0.0.weight")[:, 0]
+        weight, bias = (self._file.array(f"{EXTRACTOR}.0.2.{name}") for name in ("weight", "bias"))
         return kernels, self._architecture.conv_layers[0][2], weight, bias
 
 

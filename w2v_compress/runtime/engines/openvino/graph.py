@@ -36,17 +36,12 @@ class GraphBuilder:
         self.architecture = weights.file.header.architecture
         self._inputs: dict[str, Node] = {}
 
-    @property
-    def has_group_norm(self) -> bool:
-        """Whether the feature extractor takes factor and offset of `fold_group_norm`."""
-        return self.architecture.extractor_mode == "default"
-
     def extractor(self, frames: int) -> openvino.Model:
         """Return the graph from `audio` `(1, 1, samples)` to features `(1, frames, channels)`.
 
         The length is fixed: with any length, OpenVINO changes the layout of activations between convolutions, which was
         measured to take a third more time. With a group norm the graph also has the inputs `factor` and `offset`, each
-        `(1, channels, 1)`.
+        `(1, channels, 1)`, which are those of `fold_group_norm`.
         """
         self._inputs = {}
         x: Value = self._input("audio", 1, 1, samples_of(self.architecture, frames))
@@ -54,12 +49,12 @@ class GraphBuilder:
             name = f"{EXTRACTOR}.{index}.0"
             x = self._quantized_input(name, x, channel_axis=1)
             x = ops.convolution(x, self._weight(name), [stride], [0], [0], [1])
-            if index == 0 and self.has_group_norm:
+            if index == 0 and self.architecture.has_group_norm:
                 factor, offset = (self._input(each, 1, channels, 1) for each in ("factor", "offset"))
                 x = ops.add(ops.multiply(x, factor), offset)
             elif self.architecture.conv_bias:
                 x = ops.add(x, _reshape(self.weights.floating(f"{name}.bias"), 1, -1, 1))
-            if self.architecture.extractor_mode == "layer_norm":
+            if not self.architecture.has_group_norm:
                 x = _swap_time_and_channels(self._norm(f"{EXTRACTOR}.{index}.2.1", _swap_time_and_channels(x)))
             x = ops.gelu(x, "erf")
         return self._model("features", _swap_time_and_channels(x))
@@ -159,21 +154,22 @@ class GraphBuilder:
         """Repeat each frame of `x` `factor` times, up to the number of frames of `like`."""
         if factor == 1:
             return x
+        return ops.slice(self._repeat_frames(x, factor), _indices(0), _time(like), _indices(1), _indices(1))
+
+    def _repeat_frames(self, x: Value, factor: int) -> Value:
+        """Repeat each frame of `x` `(1, time, channels)` `factor` times."""
         repeated = ops.tile(ops.unsqueeze(x, _indices(2)), _indices(1, 1, factor, 1))
-        frames = _reshape(repeated, 1, -1, self.architecture.encoder_embed_dim)
-        return ops.slice(frames, _indices(0), _time(like), _indices(1), _indices(1))
+        return _reshape(repeated, 1, -1, self.architecture.encoder_embed_dim)
 
     def _upsample(self, x: Value, squeeze: int) -> Value:
-        channels = self.architecture.encoder_embed_dim
         if squeeze == 1:
             return x
         if not self.architecture.learned_upsampling:
-            repeated = ops.tile(ops.unsqueeze(x, _indices(2)), _indices(1, 1, squeeze, 1))
-            return _reshape(repeated, 1, -1, channels)
+            return self._repeat_frames(x, squeeze)
         groups = self._linear(f"{ENCODER}.upsampling.{squeeze}", x)
         if self.architecture.upsampling_activation == "gelu":
             groups = ops.gelu(groups, "erf")
-        return _reshape(groups, 1, -1, channels)
+        return _reshape(groups, 1, -1, self.architecture.encoder_embed_dim)
 
     def _linear(self, name: str, x: Value) -> Value:
         return self._affine(name, self._quantized_input(name, x))

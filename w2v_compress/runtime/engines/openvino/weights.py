@@ -34,8 +34,8 @@ class Weights:
             for name, place in file.places.items()
         }
         self.file = file
-        self._bytes = file.bytes()  # must live as long as the constants, which point into it
-        self._model = core.read_model(_as_xml(places).encode(), openvino.Tensor(self._bytes, shared_memory=True))
+        # The constants point into the content of the file, so the model must not live longer.
+        self._model = core.read_model(_as_xml(places).encode(), openvino.Tensor(file.content, shared_memory=True))
         self._constants = {
             node.get_friendly_name(): node for node in self._model.get_ops() if node.get_type_name() == "Constant"
         }
