@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from w2v_compress.data.audio import read_audio
+from w2v_compress.data.manifest import Utterance, write_manifest
+from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.model_file.storage import ModelFile, quantize_file, write_model
@@ -119,6 +121,24 @@ def test_a_part_that_no_point_uses_is_named(
     write_model(path, tiny_model(learned_upsampling=(2,)))
     with pytest.warns(UserWarning, match="only 3"), pytest.raises(InputError, match=r"uses the part upsampling\.2"):
         calibrate(path, utterances)
+
+
+def test_a_part_that_no_point_uses_can_be_kept(
+    tiny_model: Callable[..., ModelFile],
+    utterances: list[Path],
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    path, out, data = tmp_path / "unused.safetensors", tmp_path / "int8.safetensors", tmp_path / "data"
+    write_model(path, tiny_model(learned_upsampling=(2,)))
+    write_manifest(data, "train", [Utterance(each, len(read_audio(each)), "A") for each in utterances], Units.letters())
+    options = ("--calibrate", data, "--keep", "upsampling.2", "--sensitivity")
+    status, printed, err = run("quantize", path, out, *options)
+    assert status == 0, err
+    assert "layers.1" in printed
+    assert "upsampling" not in printed
+    assert TensorFile.read(out).places["w2v_model.encoder.upsampling.2.weight"].dtype == "F32"
+    assert Recognizer.load(out).transcribe(utterances[0])
 
 
 def test_invalid_calibrations_are_refused(elastic: Path, utterances: list[Path], tmp_path: Path) -> None:

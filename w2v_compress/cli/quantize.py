@@ -77,7 +77,7 @@ def quantize(
     calibration = None
     if calibrate is not None:
         speech = calibration_subset or (subset if data is None else None) or "train"
-        calibration = _calibrate(model, read_manifest(calibrate, speech), scheme, seed)
+        calibration = _calibrate(model, read_manifest(calibrate, speech), scheme, kept, seed)
         result["calibration"] = {"data": str(calibrate), "subset": speech} | calibration.describe()
     costs = _part_costs(model, scheme, dataset, calibration) if sensitivity or max_wer_increase is not None else []
     if max_wer_increase is None:
@@ -97,11 +97,12 @@ def quantize(
         write_json(json_file, result)
 
 
-def _calibrate(model: Path, utterances: "list[Utterance]", scheme: str, seed: int) -> "Calibration":
+def _calibrate(model: Path, utterances: "list[Utterance]", scheme: str, keep: list[str], seed: int) -> "Calibration":
     from ..evaluation.calibrate import calibrate as record
 
     with progress_bar("Calibrating") as progress, printing_warnings():
-        return record(model, [utterance.path for utterance in utterances], scheme, seed=seed, progress=progress)
+        paths = [utterance.path for utterance in utterances]
+        return record(model, paths, scheme, keep=keep, seed=seed, progress=progress)
 
 
 def _part_costs(

@@ -1,7 +1,7 @@
 """Calibrate a model for int8 with fixed activation scales: run it on speech, and record the ranges of activations."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ def calibrate(
     audio: Sequence[Path | AudioArray],
     scheme: str = "full",
     *,
+    keep: Collection[str] = (),
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Calibration:
@@ -35,6 +36,7 @@ def calibrate(
         audio: Utterances, as files or as samples at 16 kHz. At most `MAX_UTTERANCES` are used, drawn with `seed`; fewer
             than `FEW_UTTERANCES` give a warning.
         scheme: The parts to quantize, see `quantization.parts`.
+        keep: Parts of the scheme that stay in floating point, which need no range.
         seed: Random seed for drawing utterances.
         progress: Counts utterances at each point.
 
@@ -67,7 +69,7 @@ def calibrate(
                 done += 1
                 progress(done, len(points) * len(drawn))
     for part, names in parts.items():
-        if not calibration.covers(names):
+        if part not in keep and not calibration.covers(names):
             raise InputError(
                 f"{path}: none of its compression points uses the part {part}; leave it out with --keep {part}"
             )

@@ -105,18 +105,20 @@ def measure_parts(
     with prefixed(path):
         check_not_quantized(header)
         parts = quantizable_parts(header.architecture, scheme, calibrated=calibration is not None)
+    # `calibrate` refuses to leave out parts other than those that the user keeps.
+    measured = {part: names for part, names in parts.items() if calibration is None or calibration.covers(names)}
     shapes = parameter_shapes(header.architecture)
     reference = compute_outputs(Recognizer.load(path, precision="fp32"), dataset)
     costs: list[PartCost] = []
     with tempfile.TemporaryDirectory() as folder:
-        for part, modules in parts.items():
+        for part, modules in measured.items():
             alone = Path(folder) / "part.safetensors"
             quantize_file(path, alone, scheme, [other for other in parts if other != part], calibration)
             outputs = compute_outputs(Recognizer.load(alone, cache=False), dataset)
             parameters = sum(math.prod(shape) for name, shape in shapes.items() if name.rpartition(".")[0] in modules)
             increase = None if outputs.wer is None or reference.wer is None else outputs.wer - reference.wer
             costs.append(PartCost(part, parameters, outputs.relative_error(reference), increase))
-            progress(len(costs), len(parts))
+            progress(len(costs), len(measured))
     return sorted(costs, key=lambda cost: -cost.logit_error)
 
 
