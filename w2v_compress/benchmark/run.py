@@ -15,10 +15,8 @@ from ..evaluation.machine import describe_machine
 from ..interop.fairseq_checkpoint import export_random
 from ..model_file.header import Header
 from ..model_file.tensor_file import describe_model, read_header
-from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import UNCOMPRESSED, CompressionPoint
 from ..nn.device import half_precision, has_int8_units
-from ..nn.meta import on_meta_device
 from ..progress import Progress, Steps, no_progress
 from . import peers as registry
 from .audio import Audio, AudioFiles, write_audio
@@ -120,10 +118,8 @@ class Network:
 
     def check_points(self, points: Iterable[CompressionPoint]) -> None:
         """Raise `InputError` when the network does not support one of `points`."""
-        with on_meta_device():
-            encoder = AcousticModel(self.header.architecture).w2v_model.encoder
         for point in points:
-            encoder.pools_per_layer(point)
+            self.header.architecture.pools_per_layer(point)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Names and shapes of a network's parameters, computed from its architecture alone. Does not import torch."""
 
+import math
+
 from ..errors import InputError
 from .architecture import Architecture
 
@@ -46,6 +48,11 @@ def parameter_shapes(architecture: Architecture) -> Shapes:
     for squeeze in architecture.learned_upsampling:
         shapes |= _linear(f"{ENCODER}.upsampling.{squeeze}", channels, squeeze * channels)
     return shapes | _linear(HEAD, channels, architecture.num_units)
+
+
+def parameter_count(architecture: Architecture) -> int:
+    """Return the number of parameters."""
+    return sum(math.prod(shape) for shape in parameter_shapes(architecture).values())
 
 
 def check_layer_counts(architecture: Architecture, num_tensors: int) -> None:

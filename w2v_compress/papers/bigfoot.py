@@ -22,10 +22,9 @@ from ..evaluation.report import megabytes
 from ..interop.fairseq_checkpoint import export_random
 from ..model_file.storage import quantize_file
 from ..model_file.tensor_file import describe_model, read_header
-from ..nn.acoustic_model import AcousticModel
 from ..nn.architecture import named_architecture
 from ..nn.device import has_int8_units
-from ..nn.meta import on_meta_device
+from ..nn.parameters import parameter_count
 from ..progress import Progress, Steps, no_progress
 from ..runtime.precision import Precision
 from ..runtime.recognizer import Recognizer
@@ -170,9 +169,7 @@ def _check_space(folder: Path, names: Iterable[str]) -> None:
     """Raise `InputError` when `folder` has too little free space for the files of these entries."""
     needed = 0.0
     for name in names:
-        with on_meta_device():
-            network = AcousticModel(named_architecture(ENTRIES[name].architecture))
-        size = sum(4 * parameter.numel() for parameter in network.parameters())
+        size = 4 * parameter_count(named_architecture(ENTRIES[name].architecture))
         needed += size * (INT8_SIZE_RATIO if ENTRIES[name].scheme else 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
