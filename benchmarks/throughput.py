@@ -17,12 +17,14 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from w2v_compress.benchmark.peers import PEERS, Setting, ours
+from w2v_compress.benchmark.audio import WaveformWriter
+from w2v_compress.benchmark.peers import PEERS, Setting, ours, transformers
 from w2v_compress.benchmark.peers import openvino as openvino_peer
 from w2v_compress.benchmark.process import convert_for, in_new_process
 from w2v_compress.cli.console import print_table, progress_bar
@@ -84,7 +86,8 @@ def nncf_runs(setting: Setting, waveforms: Sequence[AudioArray], cores: int, nor
     """Return the runs of OpenVINO with NNCF's int8, with one thread and with all cores."""
     import openvino
 
-    inputs = [normalize(waveform)[None] if normalized else waveform[None] for waveform in waveforms]
+    inputs = transformers.Inputs.read(setting.folder / transformers.FOLDER)
+    batches = [inputs.batch([normalize(waveform) if normalized else waveform]).named() for waveform in waveforms]
 
     def compiled(threads: int) -> Callable[[], None]:
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
@@ -92,8 +95,8 @@ def nncf_runs(setting: Setting, waveforms: Sequence[AudioArray], cores: int, nor
         queue = openvino.AsyncInferQueue(model, threads)
 
         def run() -> None:
-            for waveform in inputs:
-                queue.start_async([waveform.astype(np.float32)])
+            for batch in batches:
+                queue.start_async(batch)
             queue.wait_all()
 
         return run
@@ -130,19 +133,19 @@ def main() -> None:
     audio_seconds = sum(map(len, waveforms)) / SAMPLE_RATE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = {kind: [] for kind in ("plain", "normalized")}  # type: dict[str, list[Path]]
-        for index, waveform in enumerate(cut(arguments.data, 300.0, arguments.seed + 1)[:CALIBRATION_UTTERANCES]):
-            for kind, samples in (("plain", waveform), ("normalized", normalize(waveform))):
-                files[kind].append(folder / f"{kind}-{index}.npy")
-                np.save(files[kind][-1], samples.astype(np.float32))
+        writer = WaveformWriter(folder)
+        speech = cut(arguments.data, 300.0, arguments.seed + 1)[:CALIBRATION_UTTERANCES]
+        names = [writer.write(waveform) for waveform in speech]
         setting = Setting(
-            model=arguments.model.resolve(), folder=folder, precision="int8", calibration=tuple(files["plain"])
+            model=arguments.model.resolve(),
+            folder=folder,
+            precision="int8",
+            threads=cores,
+            calibration=writer.files("plain", {}, names).calibration,
         )
         in_new_process(ours.convert, setting)
         kind = "normalized" if normalized else "plain"
-        peer = Setting(
-            model=setting.model, folder=folder, precision="int8", calibration=tuple(files[kind]), threads=cores
-        )
+        peer = replace(setting, calibration=writer.files(kind, {}, names).calibration)
         convert_for(OPENVINO_INT8, peer)
         runs = our_runs("ours int8", folder / ours.INT8_FILE, "int8", waveforms, cores)
         runs |= our_runs("ours fp32", setting.model, "fp32", waveforms, cores)
