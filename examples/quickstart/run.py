@@ -22,6 +22,7 @@ from w2v_compress.cli.console import progress_bar
 from w2v_compress.data.manifest import Utterance, read_manifest
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
+from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.report import markdown_table
@@ -71,7 +72,10 @@ def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
             export_checkpoint(train_student(name, overrides, data, out, updates), models[name])
     for name, source in QUANTIZED.items():
         if not models[name].exists():
-            quantize_file(models[source], models[name])
+            speech = [utterance.path for utterance in read_manifest(data, "train")]
+            with progress_bar(f"Calibrating: {name}") as progress:
+                calibration = calibrate(models[source], speech, seed=SEED, progress=progress)
+            quantize_file(models[source], models[name], calibration=calibration)
     return models
 
 
