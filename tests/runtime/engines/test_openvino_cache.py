@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,6 +128,16 @@ def test_a_folder_that_cannot_be_written_is_no_error(folder: Path, tiny_path: Pa
     folder.parent.mkdir(exist_ok=True)
     folder.write_text("a file in its place")
     assert np.isfinite(run(tiny_path)).all()
+
+
+def test_a_full_disk_is_no_error(folder: Path, tiny_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert len(run(tiny_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(folder.iterdir())
 
 
 def test_the_oldest_entries_are_deleted(folder: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import openvino
 import platformdirs
 
+from ....errors import InputError
 from ....files import replacing
 from ....model_file.tensor_file import TensorFile
 from ....processor import processor
@@ -58,7 +59,7 @@ class GraphCache:
                     os.utime(path)  # marks the entry as used
                 return loaded
         compiled = self._core.compile_model(build(), "CPU", options)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             self._write(path, _exported(compiled))
         return compiled
 
