@@ -47,7 +47,10 @@ class GraphBuilder:
         x: Value = self._input("audio", 1, 1, samples_of(self.architecture, frames))
         for index, (channels, _, stride) in enumerate(self.architecture.conv_layers):
             name = f"{EXTRACTOR}.{index}.0"
-            x = self._quantized_input(name, x, channel_axis=1)
+            if index == 0 or self.architecture.has_group_norm:
+                x = self._quantized_input(name, x, channel_axis=1)
+            else:  # OpenVINO moves no data for these swaps if int8 values are swapped back, but it does for others
+                x = _swap_time_and_channels(self._quantized_input(name, x))
             x = ops.convolution(x, self._weight(name), [stride], [0], [0], [1])
             if index == 0 and self.architecture.has_group_norm:
                 factor, offset = (self._input(each, 1, channels, 1) for each in ("factor", "offset"))
@@ -55,9 +58,9 @@ class GraphBuilder:
             elif self.architecture.conv_bias:
                 x = ops.add(x, _reshape(self.weights.floating(f"{name}.bias"), 1, -1, 1))
             if not self.architecture.has_group_norm:
-                x = _swap_time_and_channels(self._norm(f"{EXTRACTOR}.{index}.2.1", _swap_time_and_channels(x)))
+                x = self._norm(f"{EXTRACTOR}.{index}.2.1", _swap_time_and_channels(x))
             x = ops.gelu(x, "erf")
-        return self._model("features", _swap_time_and_channels(x))
+        return self._model("features", _swap_time_and_channels(x) if self.architecture.has_group_norm else x)
 
     def encoder(self, point: CompressionPoint) -> openvino.Model:
         """Return the graph from `features` `(1, frames, channels)` to logits `(1, frames, units)` at `point`.
