@@ -55,6 +55,14 @@ def cut(data: Path, seconds: float, seed: int) -> list[AudioArray]:
     return np.split(np.resize(speech, sum(lengths)), np.cumsum(lengths)[:-1])
 
 
+def dealt(waveforms: Sequence[AudioArray], parts: int) -> list[list[AudioArray]]:
+    """Divide the utterances into parts of about the same duration: the longest goes to the shortest part."""
+    divided: list[list[AudioArray]] = [[] for _ in range(parts)]
+    for waveform in sorted(waveforms, key=len, reverse=True):
+        min(divided, key=lambda part: sum(map(len, part))).append(waveform)
+    return divided
+
+
 def our_runs(name: str, path: Path, precision: Precision, waveforms: Sequence[AudioArray], cores: int) -> Runs:
     """Return the runs of our runtime."""
 
@@ -62,13 +70,13 @@ def our_runs(name: str, path: Path, precision: Precision, waveforms: Sequence[Au
         return Recognizer.load(path, engine=engine, precision=precision, threads=threads, streams=streams)
 
     one, all_cores, single = load(1, 1), load(cores, cores), [load(1, 1) for _ in range(cores)]
+    parts = dealt(waveforms, cores)
 
     def in_threads() -> None:
         with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(lambda index: single[index].transcribe(waveforms[index::cores], SAMPLE_RATE), range(cores)))
+            list(pool.map(lambda index: single[index].transcribe(parts[index], SAMPLE_RATE), range(cores)))
 
     async def gather() -> None:
-        parts = [waveforms[index::cores] for index in range(cores)]
         calls = (
             asyncio.to_thread(each.transcribe, part, SAMPLE_RATE) for each, part in zip(single, parts, strict=True)
         )
