@@ -1,7 +1,11 @@
 """Exceptions for invalid input, which the command line prints as one line, and helpers that prefix their messages."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+CONTROL = ("Cc", "Cs")
+"""Unicode categories of control characters, which terminals obey, and of surrogates, which no text may have."""
 
 
 class InputError(ValueError):
@@ -33,7 +37,12 @@ def prefixed(where: object) -> Iterator[None]:
 
 @contextmanager
 def readable(path: object) -> Iterator[None]:
-    """Turn any `OSError` raised inside into an `InputError` that says that `path` cannot be read."""
+    """Turn any `OSError` raised inside into an `InputError` that says that `path` cannot be read.
+
+    A folder, a FIFO or a device, whose reading might never end, is an `InputError` from the beginning.
+    """
+    if isinstance(path, str | os.PathLike) and os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: is not a plain file")
     try:
         yield
     except OSError as error:

@@ -23,7 +23,7 @@ def utterances(tmp_path: Path) -> list[Utterance]:
 
 def test_round_trip(utterances: list[Utterance], tmp_path: Path) -> None:
     write_manifest(tmp_path, "dev", utterances, Units.letters())
-    assert read_manifest(tmp_path, "dev") == utterances
+    assert list(read_manifest(tmp_path, "dev")) == utterances
     assert utterances[0].seconds == 3_000 / 16_000
     assert (tmp_path / "dev.tsv").read_text() == f"{tmp_path}/corpus\na b/x:1.flac\t3000\nc/y.wav\t2000\n"
     assert (tmp_path / "dev.ltr").read_text() == "O N E |\nI T ' S | T W O |\n"
@@ -51,7 +51,7 @@ def test_fairseq_reads_the_same(utterances: list[Utterance], tmp_path: Path) -> 
         ({"dev.tsv": "/root\n", "dev.wrd": ""}, "holds no utterances"),
         ({"dev.tsv": "/root\na.flac\t100\nb.flac\n"}, "dev.tsv: line 3 is 'b.flac'"),
         ({"dev.tsv": "/root\na.flac\tmany\nb.flac\t5\n"}, "dev.tsv: line 2 is"),
-        ({"dev.wrd": b"\xff\n\xff\n"}, "dev.wrd: is not UTF-8"),
+        ({"dev.wrd": b"\xff\n\xff\n"}, "dev.wrd: line 1 is not UTF-8"),
     ],
 )
 def test_invalid_manifests_are_rejected(

@@ -52,7 +52,7 @@ def test_csv_to_manifests(mixed: Path, tmp_path: Path) -> None:
     assert report.splits["dev"].hours == pytest.approx(6 / 3600)
     assert report.rejected == {}
     assert rejected(out) == []
-    train, dev = read_manifest(out, "train"), read_manifest(out, "dev")
+    train, dev = (list(read_manifest(out, subset)) for subset in ("train", "dev"))
     assert [utterance.path for utterance in train] == [
         out / "audio/16k.flac",
         mixed / "good.wav",

@@ -110,7 +110,7 @@ def test_dictionaries_padded_by_fairseq_are_read(tmp_path: Path) -> None:
         ("| 1\nE\n", "line 2 is 'E'"),
         ("| 1\nE x\n", "line 2 is 'E x'"),
         ("", "line 1 is ''"),
-        ("| 1\nE 1\nE 1\n", "'E' is listed twice"),
+        ("| 1\nE 1\nE 1\n", "line 3: the symbol 'E' is in line 2 too"),
         ("| 1\n<s> 1\n", "'<s>' is listed twice"),
         ("A 1\n", r"need the symbol '\|'"),
         ("| 1\nA B 1\n", "'A B' is not a symbol"),

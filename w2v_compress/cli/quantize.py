@@ -1,6 +1,7 @@
 """The verb `quantize`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,7 +98,9 @@ def quantize(
         write_json(json_file, result)
 
 
-def _calibrate(model: Path, utterances: "list[Utterance]", scheme: str, keep: list[str], seed: int) -> "Calibration":
+def _calibrate(
+    model: Path, utterances: "Sequence[Utterance]", scheme: str, keep: list[str], seed: int
+) -> "Calibration":
     from ..evaluation.calibrate import calibrate as record
 
     with progress_bar("Calibrating") as progress, printing_warnings():
@@ -123,7 +126,7 @@ def _part_costs(
     return costs
 
 
-def _before_and_after(model: Path, out: Path, utterances: "list[Utterance]", batch_size: int) -> dict[str, Any]:
+def _before_and_after(model: Path, out: Path, utterances: "Sequence[Utterance]", batch_size: int) -> dict[str, Any]:
     """Measure and print the WER of both files and its difference; return them as JSON values."""
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.wer import compare

@@ -26,6 +26,8 @@ MIN_RATE, MAX_RATE = 4_000, 384_000
 """Lowest and highest sampling rate, in Hz, that is accepted."""
 MAX_CHANNELS = 64
 """More channels are taken for an array of shape (channels, samples)."""
+LENGTH_TOLERANCE = 0.1
+"""Difference in seconds that is allowed between a file and its length in a manifest."""
 BLOCK_VALUES = 2**18
 """Values (samples x channels) in each block of streamed audio."""
 SILENCE = 2.0**-14
@@ -118,6 +120,39 @@ def decode_file(path: Path, *, max_seconds: float | None = None) -> DecodedAudio
             raise _overlong(path, file.frames / file.samplerate, max_seconds)
         blocks = [np.zeros((0, file.channels), np.float32), *_decoded_blocks(file, path)]
         return DecodedAudio(np.concatenate(blocks), file.samplerate, file.format)
+
+
+def read_unconverted(
+    file: Path | BinaryIO, *, name: object, rate: int = SAMPLE_RATE, samples: int | None = None
+) -> AudioArray:
+    """Read mono audio (samples,) at `rate` Hz as it is stored, for training, where nothing is converted.
+
+    Args:
+        file: The file, or its content as a file object.
+        name: Its name in error messages.
+        rate: Required sampling rate in Hz.
+        samples: Expected length; more than `LENGTH_TOLERANCE` s more or fewer samples are an error.
+
+    Raises:
+        AudioError: The file is missing, unreadable or empty, or the audio has another rate, several channels, another
+            length or samples that are not finite. Only the last is found after decoding.
+    """
+    with _opened(file, name) as audio:
+        if audio.samplerate != rate:
+            raise AudioError(name, "wrong rate", f"is at {audio.samplerate} Hz; it must be at {rate} Hz")
+        if audio.channels != 1:
+            raise AudioError(name, "several channels", f"has {audio.channels} channels; it must have one")
+        if not audio.frames:
+            raise AudioError(name, "empty", "holds no samples")
+        if samples is not None and abs(audio.frames - samples) > LENGTH_TOLERANCE * rate:
+            detail = (
+                f"has {audio.frames} samples, but {samples} in the manifest; they may differ by {LENGTH_TOLERANCE} s"
+            )
+            raise AudioError(name, "wrong length", detail)
+        decoded = np.concatenate(list(_decoded_blocks(audio, name)))[:, 0]
+    if not np.isfinite(decoded).all():
+        raise AudioError(name, "non-finite", "has samples that are not finite numbers")
+    return decoded
 
 
 def to_mono_16khz(samples: AudioArray, rate: int, *, name: object, allow_silence: bool = True) -> AudioArray:

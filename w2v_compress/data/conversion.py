@@ -4,7 +4,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ from ..cores import available_cores
 from ..errors import AudioError, InputError
 from ..files import replacing
 from ..nn.architecture import Architecture
-from ..progress import Progress, no_progress
 from .audio import SAMPLE_RATE, AudioArray, check_duration, decode_file, to_mono_16khz
 from .corpora import Recording
 from .manifest import Utterance, fits_manifest
-from .units import Units
+from .units import Units, ctc_frames
 
 AudioFormat = Literal["flac", "wav"]
 
@@ -52,15 +51,11 @@ class Converter:
     """Format of converted audio."""
 
     def run(
-        self, recordings: Sequence[Recording], workers: int | None = None, *, progress: Progress = no_progress
-    ) -> list[Utterance | Rejection]:
-        """Convert `recordings` in `workers` threads, by default one per available core; results keep the order."""
-        results = []
+        self, recordings: Sequence[Recording], targets: Sequence[Path], workers: int | None = None
+    ) -> Iterator[Utterance | Rejection]:
+        """Convert `recordings` to `targets` in `workers` threads, by default one per available core, in order."""
         with ThreadPoolExecutor(workers or available_cores()) as executor:
-            for result in executor.map(self.convert, recordings, self.targets(recordings)):
-                results.append(result)
-                progress(len(results), len(recordings))
-        return results
+            yield from executor.map(self.convert, recordings, targets)
 
     def targets(self, recordings: Sequence[Recording]) -> list[Path]:
         """Return a unique path in `folder` for each recording, named after its location in the corpus."""
@@ -116,13 +111,9 @@ class Converter:
         return np.concatenate(pieces), path if usable else None
 
     def _check_length(self, recording: Recording, audio: AudioArray) -> None:
-        """Raise `AudioError` if there are too few frames for CTC (Graves et al. 2006, section 3).
-
-        CTC needs one frame for each label, and one for the blank between two equal labels.
-        """
+        """Raise `AudioError` if there are too few frames for CTC."""
         labels = self.units.encode(recording.text)
-        needed = len(labels) + sum(first == second for first, second in itertools.pairwise(labels))
-        frames = Architecture().frames(audio.size)
+        frames, needed = Architecture().frames(audio.size), ctc_frames(labels)
         if frames < needed:
             detail = f"gives {frames} output frames of 20 ms; CTC needs {needed} for its {len(labels)} labels"
             raise AudioError(recording, "too short", detail)

@@ -4,14 +4,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
-from ..errors import InputError, readable
+from ..errors import InputError
 from ..files import write_text
 from .audio import SAMPLE_RATE
+from .lines import Lines
 from .units import Units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One line of a manifest: a 16 kHz mono recording and its transcript."""
 
@@ -28,8 +30,33 @@ class Utterance:
         return self.samples / SAMPLE_RATE
 
 
-def read_manifest(folder: Path, subset: str) -> list[Utterance]:
-    """Read the utterances of `subset` from the manifest `folder`, in file order, without opening the audio.
+class Manifest(Sequence[Utterance]):
+    """The utterances of a subset, in file order; 20 million fit in memory, as lines are decoded when asked for."""
+
+    def __init__(self, manifest: Lines, texts: Lines) -> None:
+        self._root = manifest[0].strip()
+        self._manifest = manifest
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        path, _, samples = self._manifest[place + 1].rpartition("\t")
+        return Utterance(Path(self._root, path), int(samples), self._texts[place].strip())
+
+
+def read_manifest(folder: Path, subset: str) -> Manifest:
+    """Read the utterances of `subset` from the manifest `folder`, without opening the audio.
 
     Raises `InputError` with the file and line if a file is missing or malformed, if the files differ in length, and
     if they have no utterances.
@@ -40,18 +67,18 @@ def read_manifest(folder: Path, subset: str) -> list[Utterance]:
     if not manifest.is_file():
         found = sorted(path.stem for path in folder.glob("*.tsv") if path.with_suffix(".wrd").is_file())
         raise InputError(f"{folder}: there is no subset {subset!r}; there is {', '.join(found) or 'none'}")
-    lines, texts = _read_lines(manifest), _read_lines(manifest.with_suffix(".wrd"))
+    lines, texts = Lines(manifest), Lines(manifest.with_suffix(".wrd"))
     if len(lines) < 2:
         raise InputError(f"{manifest}: holds no utterances")
     if len(texts) != len(lines) - 1:
         raise InputError(f"{manifest}: has {len(lines) - 1} utterances, but {subset}.wrd has {len(texts)} lines")
-    utterances = []
-    for number, (line, text) in enumerate(zip(lines[1:], texts, strict=True), start=2):
+    for number, line in enumerate(lines, start=1):
         path, tab, samples = line.rpartition("\t")
-        if not tab or not path or not samples.strip().isdecimal():
+        if number > 1 and (not tab or not path or not samples.strip().isdecimal()):
             raise InputError(f"{manifest}: line {number} is {line[:80]!r}; it must be a path, a tab and the samples")
-        utterances.append(Utterance(Path(lines[0].strip(), path), int(samples), text.strip()))
-    return utterances
+    for _ in texts:
+        pass  # each line is UTF-8
+    return Manifest(lines, texts)
 
 
 def write_manifest(folder: Path, subset: str, utterances: Sequence[Utterance], units: Units) -> None:
@@ -74,15 +101,6 @@ def fits_manifest(path: Path) -> bool:
         and str(path).isprintable()  # no tabs, no line breaks, only UTF-8
         and all(part == part.strip() for part in path.parts)
     )
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        with readable(path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from ..errors import InputError
 from ..files import replacing
 from ..progress import Progress, no_progress
+from ..shards import Journal, Merged, Shard
 from .conversion import AudioFormat, Converter, Rejection
 from .corpora import CORPORA, Recording, join_recordings
 from .manifest import Utterance, fits_manifest, write_manifest
@@ -20,6 +21,10 @@ from .units import UnitKind, Units
 
 MAX_SECONDS = 40.0
 """Default for the longest accepted duration, in seconds; the longest utterance of LibriSpeech lasts 35.2 s."""
+
+
+SHARDS = "shards"
+"""Folder in the output folder for the results of shards."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def prepare(
     seed: int = 0,
     strict: bool = False,
     workers: int | None = None,
+    shard: Shard | None = None,
     progress: Progress = no_progress,
 ) -> PrepareReport:
     """Convert a corpus to fairseq manifests, labels and 16 kHz mono audio. Invalid utterances are rejected.
@@ -85,6 +91,8 @@ def prepare(
         seed: Random seed for joining recordings.
         strict: Whether to fail, without writing a manifest, if any utterance is rejected.
         workers: Number of threads; by default one per available core.
+        shard: Convert only this part of the recordings, or the rest of it if a run was killed; `merge_shards` writes
+            the manifests once all parts are there.
         progress: Called with the number of converted recordings and their total.
 
     Returns:
@@ -106,15 +114,70 @@ def prepare(
     recordings, outside_units = _reject_texts(recordings, unit_set)
     recordings.sort(key=lambda recording: (recording.split, str(recording)))
     _create_output_folder(out, recordings, splits, unit_set)
+    rejections += outside_units
 
     converter = Converter(out / "audio", unit_set, max_seconds, audio_format)
+    if shard is not None:
+        job = {"verb": "prepare", "out": str(out), "units": unit_set.to_dict(), "splits": splits, "strict": strict}
+        return _convert_shard(shard, job, converter, recordings, rejections, workers, progress)
     accepted: dict[str, list[Utterance]] = {split: [] for split in splits}
-    for recording, outcome in zip(recordings, converter.run(recordings, workers, progress=progress), strict=True):
+    outcomes = converter.run(recordings, converter.targets(recordings), workers)
+    for count, (recording, outcome) in enumerate(zip(recordings, outcomes, strict=True), start=1):
         if isinstance(outcome, Rejection):
             rejections.append(outcome)
         else:
             accepted[recording.split].append(outcome)
-    return _write_outputs(out, accepted, rejections + outside_units, unit_set, strict=strict)
+        progress(count, len(recordings))
+    return _write_outputs(out, accepted, rejections, unit_set, strict=strict)
+
+
+def _convert_shard(
+    shard: Shard,
+    job: dict[str, Any],
+    converter: Converter,
+    recordings: Sequence[Recording],
+    rejections: Sequence[Rejection],
+    workers: int | None,
+    progress: Progress,
+) -> PrepareReport:
+    """Convert the recordings of a shard that its journal does not have yet; the first shard holds `rejections` too."""
+    early = [dataclasses.asdict(rejection) for rejection in rejections] if shard.index == 1 else []
+    targets = shard.of(converter.targets(recordings))
+    recordings = shard.of(recordings)
+    with Journal(Path(job["out"]) / SHARDS, shard, job, len(early) + len(recordings)) as journal:
+        for result in early[len(journal.results) :]:
+            journal.append(result)
+        done = len(journal.results) - len(early)
+        outcomes = converter.run(recordings[done:], targets[done:], workers)
+        for recording, outcome in zip(recordings[done:], outcomes, strict=True):
+            result = dataclasses.asdict(outcome)
+            if isinstance(outcome, Utterance):
+                result |= {"path": str(outcome.path), "split": recording.split}
+            journal.append(result)
+            progress(len(journal.results), journal.total)
+        return _report(job["out"], *_parse_results(journal.results, job["splits"]))
+
+
+def merge_shards(merged: Merged) -> PrepareReport:
+    """Write the manifests of a corpus that was prepared in shards; result and errors are those of `prepare`."""
+    job = merged.job
+    accepted, rejections = _parse_results(merged.results, job["splits"])
+    return _write_outputs(Path(job["out"]), accepted, rejections, Units.from_dict(job["units"]), strict=job["strict"])
+
+
+def _parse_results(
+    results: Sequence[dict[str, Any]], splits: Sequence[str]
+) -> tuple[dict[str, list[Utterance]], list[Rejection]]:
+    """Return the utterances of each split, and the rejections, in journals of shards."""
+    accepted: dict[str, list[Utterance]] = {split: [] for split in splits}
+    rejections = []
+    for result in results:
+        if "split" in result:
+            utterance = Utterance(Path(result["path"]), result["samples"], result["text"])
+            accepted[result["split"]].append(utterance)
+        else:
+            rejections.append(Rejection(**result))
+    return accepted, rejections
 
 
 def _check_options(
@@ -258,9 +321,14 @@ def _write_outputs(
     units.write_dictionary(out / units.dictionary_name)
     for split, utterances in accepted.items():
         write_manifest(out, split, utterances, units)
+    return _report(str(out), accepted, rejections)
+
+
+def _report(out: str, accepted: Mapping[str, Sequence[Utterance]], rejections: Sequence[Rejection]) -> PrepareReport:
+    rejected = dict(Counter(rejection.reason for rejection in rejections).most_common())
     hours = {split: sum(utterance.seconds for utterance in utterances) / 3600 for split, utterances in accepted.items()}
     reports = {split: SplitReport(len(utterances), hours[split]) for split, utterances in accepted.items()}
-    return PrepareReport(str(out), reports, rejected)
+    return PrepareReport(out, reports, rejected)
 
 
 def _rejection_counts(rejected: Mapping[str, int]) -> str:

@@ -2,8 +2,9 @@
 
 import base64
 import io
+import itertools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import sentencepiece as spm
 
-from ..errors import InputError, prefixed, readable
+from ..errors import CONTROL, InputError, prefixed, readable
 from ..files import replacing
 
 UnitKind = Literal["letter", "sentencepiece"]
@@ -43,6 +44,8 @@ class Units:
         for symbol in self.symbols:
             if not isinstance(symbol, str) or not symbol or symbol.split() != [symbol]:
                 raise InputError(f"units: {symbol!r} is not a symbol: it is empty or has a space")
+            if any(unicodedata.category(character) in CONTROL for character in symbol):
+                raise InputError(f"units: {symbol!r} is not a symbol: it has a control character")
         if len(self._index) < len(self.symbols):
             repeated = next(symbol for place, symbol in enumerate(self.symbols) if symbol in self.symbols[:place])
             raise InputError(f"units: the symbol {repeated!r} is listed twice")
@@ -94,25 +97,14 @@ class Units:
 
         A sentencepiece model is read from `spm.model` beside it. Raises `InputError` with the file and line.
         """
-        symbols = list(SPECIALS)
-        with readable(path):
-            content = path.read_bytes()
-        try:
-            lines = content.decode("utf-8").removesuffix("\n").split("\n")
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: is not UTF-8 text") from None
-        for number, line in enumerate(lines, start=1):
-            symbol, _, count = line.rstrip().rpartition(" ")
-            if not symbol or not count.lstrip("-").isdecimal():
-                raise InputError(f"{path}: line {number} is {line[:80]!r}; it must be a symbol, a space and a count")
-            symbols.append(symbol)
+        symbols = read_symbols(path)
         model = None
         if kind == "sentencepiece":
             model_path = path.with_name("spm.model")
             with readable(model_path):
                 model = model_path.read_bytes()
         with prefixed(path):
-            return cls(kind, tuple(symbols), model)
+            return cls(kind, SPECIALS + symbols, model)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Units":
@@ -216,3 +208,33 @@ class Units:
             return pieces
         # each word ends with `|`, as in the output of fairseq's libri_labels.py
         return [letter for word in text.split() for letter in (*word, "|")]
+
+
+def ctc_frames(labels: Sequence[int]) -> int:
+    """Return the fewest frames in which CTC can emit `labels` (Graves et al. 2006, section 3).
+
+    That is one frame for each label, and one for the blank between two equal labels.
+    """
+    return len(labels) + sum(first == second for first, second in itertools.pairwise(labels))
+
+
+def read_symbols(path: Path) -> tuple[str, ...]:
+    """Read the symbols of a fairseq dictionary, whose lines are `symbol count`, without fairseq's specials.
+
+    Raises `InputError`, with the line, if the file cannot be read, is malformed or lists a symbol twice.
+    """
+    with readable(path):
+        content = path.read_bytes()
+    try:
+        lines = content.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    symbols: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        symbol, _, count = line.rstrip().rpartition(" ")
+        if not symbol or not count.lstrip("-").isdecimal():
+            raise InputError(f"{path}: line {number} is {line[:80]!r}; it must be a symbol, a space and a count")
+        if symbol in symbols:
+            raise InputError(f"{path}: line {number}: the symbol {symbol[:20]!r} is in line {symbols[symbol]} too")
+        symbols[symbol] = number
+    return tuple(symbols)

@@ -34,7 +34,7 @@ def read_report(path: Path, fields: Collection[str], description: str) -> dict[s
         content = path.read_bytes()
     try:
         report = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
     missing = [name for name in fields if not isinstance(report, dict) or name not in report]
     if missing:

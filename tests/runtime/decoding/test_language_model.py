@@ -87,7 +87,7 @@ def test_files_that_are_no_language_model(tmp_path: Path, arpa: Path) -> None:
     for path, message in (
         (empty, "the file is empty"),
         (missing, "no such file"),
-        (tmp_path, "is not a file"),
+        (tmp_path, "is not a plain file"),
         (packed, "is damaged or cut short"),
     ):
         with pytest.raises(InputError, match=f"{path}: {message}"):
@@ -163,5 +163,5 @@ def test_files_that_are_no_lexicon(tmp_path: Path, data: bytes, message: str) ->
     path.write_bytes(data)
     with pytest.raises(InputError, match=f"{path}: .*{message}"):
         read_lexicon(path, UNITS)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not a plain file"):
         read_lexicon(tmp_path, UNITS)

@@ -73,8 +73,6 @@ def _begins_with(path: Path, magic: bytes) -> bool:
     with readable(path):
         if not path.exists():
             raise InputError(f"{path}: no such file")
-        if not path.is_file():
-            raise InputError(f"{path}: is not a file")
         with open(path, "rb") as file:
             beginning = file.read(len(magic))
     if not beginning:
