@@ -9,6 +9,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data.data_utils import compute_mask_indices
 from fairseq.dataclass import FairseqDataclass
@@ -189,14 +190,15 @@ class CtcModel(Wav2VecCtc):
         cfg, architecture = self.cfg, self.w2v_encoder.architecture
         batch, samples = source.shape
         frames = architecture.frames(samples)
-        padded = None
-        if lengths is not None:
-            padded = ~valid_mask(self.w2v_encoder.frame_lengths(lengths), frames).cpu()
+        valid = torch.full((batch,), frames) if lengths is None else self.w2v_encoder.frame_lengths(lengths).cpu()
         time = channels = None
-        if cfg.mask_prob > 0:
-            time = compute_mask_indices(
-                (batch, frames),
-                padded,
+        # fairseq masks at least two spans, and fails if they cover all frames; such utterances stay unmasked.
+        rows = valid > 2 * cfg.mask_length
+        if cfg.mask_prob > 0 and rows.any():
+            time = np.zeros((batch, frames), bool)
+            time[rows.numpy()] = compute_mask_indices(
+                (int(rows.sum()), frames),
+                None if lengths is None else ~valid_mask(valid[rows], frames),
                 *(cfg.mask_prob, cfg.mask_length, cfg.mask_selection, cfg.mask_other),
                 min_masks=2,
                 no_overlap=cfg.no_mask_overlap,

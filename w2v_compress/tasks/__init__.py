@@ -3,6 +3,7 @@
 from .. import compat
 
 compat.apply()
+compat.apply_to_training()
 
 from . import compressed_finetuning, compressed_pretraining  # noqa: E402
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fairseq.logging import metrics
@@ -9,6 +10,8 @@ from fairseq.tasks import register_task
 from fairseq.tasks.audio_finetuning import AudioFinetuningConfig, AudioFinetuningTask
 from torch import Tensor
 
+from ..data.manifest_check import check_manifest
+from ..data.units import read_symbols
 from ..distillation.losses import kl_divergence
 from ..distillation.recording import RecordingModel
 from ..errors import InputError
@@ -71,6 +74,26 @@ class CompressedFinetuningTask(CompressionTask, AudioFinetuningTask):
                 f"task.inplace_distillation_weight is {weight}, but the largest point is in every update only "
                 "with task.sandwich; that must be above 0"
             )
+
+    def check_subset(self, subset: str) -> None:
+        """Raise `InputError` for faults in the files of a manifest, labels included."""
+        symbols = self.target_dictionary.symbols[self.target_dictionary.nspecial :]
+        check_manifest(Path(self.cfg.data), subset, self.cfg.labels, symbols)
+
+    def load_target_dictionary(self) -> Any:
+        """Load the dictionary as fairseq does. Raises `InputError` if it is missing or malformed."""
+        read_symbols(Path(self.cfg.target_dictionary or self.cfg.data, f"dict.{self.cfg.labels}.txt"))
+        return super().load_target_dictionary()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint. Raises `InputError` if its dictionary is not that of the data."""
+        trained = state_dict.get("target_dictionary")
+        if trained is not None and trained.symbols != self.target_dictionary.symbols:
+            raise InputError(
+                f"task.data={self.cfg.data}: dict.{self.cfg.labels}.txt differs from the dictionary of the checkpoint; "
+                "they must be equal"
+            )
+        super().load_state_dict(state_dict)
 
     def objective(self, criterion: Criterion, points: int) -> Criterion:
         """Return the objective of one of `points` points, with in-place distillation if it has a weight."""

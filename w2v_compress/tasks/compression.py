@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
-from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from ..compat.meters import derived_function
@@ -25,6 +23,8 @@ from ..compat.optimizer import excluding_from_step
 from ..errors import InputError, prefixed
 from ..nn.compression import CompressionPoint, CompressionSpace, parse_points
 from ..nn.encoder import Encoder
+from .checked_data import CheckedDataConfig, CheckedDataTask
+from .finite_updates import FiniteUpdatesTask
 
 Criterion = Callable[[Any, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]
 """Signature of a fairseq criterion: model and batch -> loss, sample size, values to log."""
@@ -33,7 +33,7 @@ COUNTS = ("ntokens", "nsentences")
 
 
 @dataclass
-class CompressionConfig(FairseqDataclass):
+class CompressionConfig(CheckedDataConfig):
     """Settings of tasks that train and validate at compression points."""
 
     squeeze: list[int] = field(
@@ -73,7 +73,7 @@ class CompressionConfig(FairseqDataclass):
     )
 
 
-class CompressionTask(FairseqTask):
+class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
     """Mix-in for fairseq tasks whose criterion runs the model once, with the `net_input` of the batch."""
 
     models = ""
@@ -159,6 +159,7 @@ class CompressionTask(FairseqTask):
             )
         else:
             outcome = self._train_at_each(points, sample, model, criterion, optimizer, update_num, ignore_grad)
+        self.drop_infinite_gradients(model, criterion, optimizer)
         # Recorded here, because `legacy_ddp` sets missing gradients to 0. They are the same on every rank.
         self._without_gradient = [parameter for parameter in model.parameters() if parameter.grad is None]
         return outcome
