@@ -1,13 +1,26 @@
 """The verb `train`."""
 
 import re
+from typing import Annotated
 
 import typer
 
 from ..errors import InputError
 
 
-def train(context: typer.Context) -> None:
+def train(
+    context: typer.Context,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Train with N processes on this machine: one for each GPU, or on CPUs with gloo."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the sbatch script of a configuration for Slurm; submit nothing."),
+    ] = False,
+) -> None:
     """Train a model with fairseq.
 
     Takes the arguments of fairseq-hydra-train; the models, criterions and tasks of this package are registered.
@@ -15,12 +28,25 @@ def train(context: typer.Context) -> None:
     from ..extras import require_fairseq
 
     require_fairseq("train")
+    if nproc is not None:
+        import torch
+
+        from ..compat.launch import launch
+
+        launch(nproc, context.args, cpu="common.cpu=true" in context.args or not torch.cuda.is_available())
+        return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from ..compat.plugin import hydra_train
+    from ..compat.plugin import hydra_train, register
 
     try:
+        if dry_run:
+            from ..compat.slurm import submission_script
+
+            register()
+            print(submission_script(context.args))
+            return
         hydra_train(context.args)
     except AssertionError as error:
         if "Must specify batch size" not in str(error):

@@ -23,6 +23,7 @@ from torch import _weights_only_unpickler
 
 from ..errors import InputError, readable
 from ..extras import require_fairseq
+from .checkpoints import patch_copy, patch_load_checkpoint_to_cpu, patch_persistent_save
 from .distributed import distributed_data_parallel, patch_all_gather_list
 from .pickles import evaluate, load_pickle, patch_allowed_globals
 from .plugin import patch_import_user_module
@@ -40,7 +41,7 @@ def apply() -> None:
 @functools.cache
 def _patch_fairseq() -> None:
     _import_fairseq()
-    from fairseq import checkpoint_utils, utils
+    from fairseq import checkpoint_utils, file_io, utils
     from fairseq.data import data_utils
     from fairseq.data.audio import hubert_dataset, raw_audio_dataset
     from fairseq.distributed import utils as distributed_utils
@@ -68,6 +69,26 @@ def _patch_fairseq() -> None:
     for datasets in (raw_audio_dataset, hubert_dataset):
         datasets.parse_path = _patch_parse_path(datasets.parse_path)
     utils.import_user_module = patch_import_user_module(utils.import_user_module)
+
+    file_io.PathManager.copy = staticmethod(patch_copy(file_io.PathManager.copy))
+    checkpoint_utils.torch_persistent_save = patch_persistent_save(checkpoint_utils.torch_persistent_save)
+    checkpoint_utils.load_checkpoint_to_cpu = patch_load_checkpoint_to_cpu(checkpoint_utils.load_checkpoint_to_cpu)
+
+
+def apply_to_training() -> None:
+    """Patch fairseq's training loop in this process. Thread-safe; further calls have no effect."""
+    with _lock:
+        _patch_training()
+
+
+@functools.cache
+def _patch_training() -> None:
+    from fairseq_cli import train
+
+    from .preemption import patch_train, patch_validate_and_save
+
+    train.train = patch_train(train.train)
+    train.validate_and_save = patch_validate_and_save(train.validate_and_save)
 
 
 def _import_fairseq() -> None:
@@ -106,8 +127,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     require_fairseq("reading a fairseq checkpoint")
     apply()
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: cannot be read: it is not a plain file")
     with readable(path), path.open("rb") as file:
         state = load_pickle(file)
     if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
