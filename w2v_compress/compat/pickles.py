@@ -26,6 +26,10 @@ EVALUATED_SETTINGS = (
 """Settings that fairseq passes to `eval` for speech models, their data, loss and optimizer."""
 
 
+MAX_VALUES = 2_000_000
+"""Largest number of values in a checkpoint. References to one value count each time, since they expand when read."""
+
+
 def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
     """Load a pickle that has only allowed classes, regardless of torch's environment variables.
 
@@ -35,6 +39,8 @@ def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
     try:
         with _allowing_fairseq_classes():
             state = torch.load(file, map_location=map_location, weights_only=True)
+        with prefixed(source):
+            _check_values(state)
         if isinstance(state, dict):
             for setting, text in _evaluated_settings([state.get("cfg"), state.get("args")]):
                 with prefixed(f"{source}: is rejected"):
@@ -44,6 +50,38 @@ def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
     except Exception as error:  # a damaged or malicious file can raise anything
         raise InputError(f"{source}: {_reason(error)}") from None
     return state
+
+
+def _check_values(state: Any) -> None:
+    """Raise `InputError` if reading `state` would take more memory or time than its file has content.
+
+    A small file can hold lists of references to each other that expand exponentially, and tensors that repeat one
+    number.
+    """
+    stack, count = [state], 0
+    while stack:
+        value = stack.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise InputError(f"is rejected: it has more than {MAX_VALUES} values")
+        if isinstance(value, torch.Tensor):
+            _check_tensor(value)
+        elif isinstance(value, dict):
+            stack.extend(value.keys())
+            stack.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            stack.extend(value)
+        elif hasattr(value, "__dict__") and not isinstance(value, type):
+            stack.extend(inner for name, inner in vars(value).items() if name != "_parent")  # OmegaConf's way up
+
+
+def _check_tensor(tensor: torch.Tensor) -> None:
+    kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else ""
+    if kind or tensor.layout != torch.strided:
+        raise InputError(f"is rejected: it has a {kind or 'sparse'} tensor; only dense ones are allowed")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+        raise InputError(f"is rejected: it has a tensor of {tensor.numel()} values, of which only {stored} are stored")
 
 
 def _reason(error: Exception) -> str:

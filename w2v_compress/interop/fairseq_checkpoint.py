@@ -95,7 +95,10 @@ def write_checkpoint(path: Path, model: ModelFile) -> None:
         "last_optimizer_state": None,
     }
     with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+        try:
+            torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk this way
+            raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from None
 
 
 def read_checkpoint(
@@ -189,11 +192,15 @@ def _convert_state(stored: Any, prefix: str) -> dict[str, Tensor]:
         raise InputError("not a fairseq checkpoint: it has no `model`")
     state = {}
     for name, tensor in stored.items():
+        if not isinstance(name, str):
+            raise InputError(f"the tensor {name!r} has a name that is not text")
         inner = name.removeprefix(prefix)
         if inner.removeprefix(NETWORK).startswith(PRETRAINING_ONLY):
             continue
         if not name.startswith(prefix) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"the tensor `{name}` is unknown")
+        if not tensor.isfinite().all():
+            raise InputError(f"the tensor `{name}` has values that are not finite numbers")
         state[inner] = tensor.float()
     return state
 
@@ -217,9 +224,9 @@ def _find_units(
     else:
         folders = [path.parent, *([Path(str(task["data"]))] if task.get("data") else [])]
         files = [file for file in (folder / file_name for folder in folders) if file.is_file()]
-    stored = (checkpoint.get("task_state") or {}).get("target_dictionary")
+    stored = _stored_symbols(checkpoint.get("task_state"))
     if stored is not None and dictionary is None and kind == "letter":
-        units, source = Units(kind, tuple(stored.symbols)), "the checkpoint"
+        units, source = Units(kind, stored), "the checkpoint"
     elif files:
         units, source = Units.read_dictionary(files[0], kind), str(files[0])
     elif kind == "letter" and num_units == len(Units.letters().symbols):
@@ -231,6 +238,17 @@ def _find_units(
         )
     if len(units.symbols) != num_units:
         raise InputError(f"its CTC head has {num_units} units, but {source} has {len(units.symbols)} symbols")
-    if stored is not None and dictionary is None and units.symbols != tuple(stored.symbols):
+    if stored is not None and dictionary is None and units.symbols != stored:
         raise InputError(f"its dictionary differs from {source}")
     return units, source
+
+
+def _stored_symbols(task_state: Any) -> tuple[str, ...] | None:
+    """Return the symbols of the dictionary in a checkpoint, or None if there is none."""
+    dictionary = task_state.get("target_dictionary") if isinstance(task_state, Mapping) else None
+    if dictionary is None:
+        return None
+    symbols = getattr(dictionary, "symbols", None)
+    if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+        raise InputError("its `target_dictionary` is not a dictionary of fairseq")
+    return tuple(symbols)

@@ -144,7 +144,10 @@ def _configuration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Convert namespaces and OmegaConf containers to dictionaries and lists, recursively."""
+    """Convert namespaces and OmegaConf containers to dictionaries and lists, recursively.
+
+    Raises `InputError` for values of other types than text and numbers.
+    """
     if isinstance(value, Namespace):
         return _plain(vars(value))
     if isinstance(value, Enum):
@@ -157,7 +160,9 @@ def _plain(value: Any) -> Any:
 
     if OmegaConf.is_config(value):
         return _plain(OmegaConf.to_container(value, resolve=False, enum_to_str=True))
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InputError(f"the checkpoint's configuration has a value of the type {type(value).__name__}")
 
 
 def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -122,9 +122,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such file; weights split into several files are not supported")
     try:
         with readable(path), safe_open(path, framework="pt", device="cpu") as file:
-            return {transformers_format.current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {transformers_format.current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: the tensor `{name}` has values that are not finite numbers")
+    return tensors
 
 
 def _read_vocabulary(folder: Path, rows: int) -> _Vocabulary:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
-from .compression import CompressionPoint
+from .compression import MAX_FACTOR, CompressionPoint
 
 ConvLayers = tuple[tuple[int, int, int], ...]
 
@@ -20,7 +20,7 @@ SEW_CONV_LAYERS: ConvLayers = (
 )
 """The compact feature extractor of SEW: WFE-C with c = 64 and l = 1 (Wu et al. 2021, section 4)."""
 MAX_CONV_LAYERS = 64
-"""Limit of `parse_conv_layers`, which bounds its memory."""
+"""Largest number of convolutions; it bounds the memory of `parse_conv_layers`."""
 ALLOWED_VALUES = (
     ("extractor_mode", ("default", "layer_norm")),
     ("activation_fn", ("gelu", "relu")),
@@ -79,9 +79,14 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "conv_layers", _checked_conv_layers(self.conv_layers))
         factors = self.learned_upsampling
-        if not isinstance(factors, list | tuple) or any(type(factor) is not int or factor < 2 for factor in factors):
+        if (
+            not isinstance(factors, list | tuple)
+            or len(factors) > MAX_FACTOR
+            or any(type(factor) is not int or not 2 <= factor <= MAX_FACTOR for factor in factors)
+        ):
             raise InputError(
-                f"architecture: `learned_upsampling` is {factors!r}; it must be a list of squeeze factors from 2"
+                f"architecture: `learned_upsampling` is {factors!r}; it must be a list of squeeze factors from 2 to "
+                f"{MAX_FACTOR}"
             )
         object.__setattr__(self, "learned_upsampling", tuple(sorted(set(factors))))
         counts = [field.name for field in dataclasses.fields(self) if field.type is int]
@@ -200,10 +205,11 @@ def _checked_conv_layers(layers: Any) -> ConvLayers:
         checked = tuple((channels, kernel, stride) for channels, kernel, stride in layers)
     except (TypeError, ValueError):
         checked = ()
-    if not checked or any(type(value) is not int or value < 1 for layer in checked for value in layer):
+    valid = all(type(value) is int and value >= 1 for layer in checked for value in layer)
+    if not valid or not 0 < len(checked) <= MAX_CONV_LAYERS:
         raise InputError(
-            f"architecture: `conv_layers` is {layers!r}; it must be a list of (channels, kernel, stride), "
-            "each at least 1"
+            f"architecture: `conv_layers` is {layers!r}; it must be a list of 1 to {MAX_CONV_LAYERS} "
+            "(channels, kernel, stride), each at least 1"
         )
     return checked
 
