@@ -1,12 +1,12 @@
 """The verb `evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..evaluation.report import megabytes
-from .console import print_table, progress_bar
+from .console import print_message, print_table, progress_bar
 from .decoding import decoder_name, set_decoder
 from .options import (
     BatchSizeOption,
@@ -33,6 +33,14 @@ from .options import (
     seed_option,
 )
 from .points import load_at_point, streams_for
+from .sharding import (
+    ShardFolderOption,
+    ShardOption,
+    describe_transcript,
+    model_digest,
+    shard_in_folder,
+    transcribe_shard,
+)
 
 
 def evaluate(
@@ -57,6 +65,8 @@ def evaluate(
     cache: CacheOption = True,
     batch_size: BatchSizeOption = 8,
     seed: Annotated[int, seed_option("the bootstrap")] = 0,
+    shard: ShardOption = None,
+    out: ShardFolderOption = None,
     alignment_file: Annotated[
         Path | None,
         typer.Option("--alignment", metavar="FILE", help="Write reference and hypothesis of each utterance, aligned."),
@@ -69,6 +79,9 @@ def evaluate(
     from ..evaluation.evaluate import evaluate as measure
     from ..files import write_json, write_text
 
+    place = shard_in_folder(shard, out)
+    if place and (alignment_file or json_file):
+        raise typer.BadParameter("goes without --alignment and --json; give --json to `merge`", param_hint="--shard")
     utterances = read_manifest(data, subset)
     recognizer, chosen = load_at_point(
         model,
@@ -92,6 +105,21 @@ def evaluate(
         lm_weight=lm_weight,
         word_score=word_score,
     )
+    if place:
+        references = {utterance.path: utterance.text for utterance in utterances}
+        job: dict[str, Any] = {"verb": "evaluate", "model": str(model), "model_digest": model_digest(model)}
+        job |= {"decoder": decoder, "data": str(data), "subset": subset, "seed": seed}
+        done = transcribe_shard(
+            recognizer,
+            chosen,
+            [utterance.path for utterance in utterances],
+            place,
+            job,
+            lambda path, result: describe_transcript(path, result) | {"reference": references[path]},
+            batch_size,
+        )
+        print_message(f"shard {place[0]}: {len(done)} utterances; `w2v-compress merge {place[1]}` joins all shards")
+        return
     with progress_bar("Evaluating") as progress:
         report = measure(recognizer, utterances, batch_size, point=chosen, seed=seed, progress=progress)
     rows = [

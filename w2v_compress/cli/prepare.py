@@ -8,6 +8,7 @@ import typer
 
 from .console import progress_bar
 from .options import JsonOption, seed_option
+from .sharding import ShardOption, parse_shard
 
 
 def prepare(
@@ -40,11 +41,13 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that convert audio (default: the available cores).")
     ] = None,
+    shard: ShardOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Convert a corpus to fairseq manifests of 16 kHz audio.
 
-    Rejected utterances are listed with the reason in OUT/rejected.tsv.
+    Rejected utterances are listed with the reason in OUT/rejected.tsv. With --shard no manifest is written: run
+    `w2v-compress merge OUT/shards` once all parts are there.
     """
     from ..data.prepare import prepare as run
     from ..files import write_json
@@ -64,6 +67,7 @@ def prepare(
             seed=seed,
             strict=strict,
             workers=workers,
+            shard=parse_shard(shard),
             progress=progress,
         )
     print(report.summary())

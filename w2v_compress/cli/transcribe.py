@@ -1,13 +1,13 @@
 """The verb `transcribe`."""
 
-import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, readable
 from ..evaluation.report import megabytes
 from .console import print_message, printing_warnings, progress_bar
 from .decoding import STANDARD_INPUT, check_ctm_names, print_words, recording_name, set_decoder, write_ctm
@@ -33,21 +33,31 @@ from .options import (
     WordScoreOption,
 )
 from .points import load_at_point, streams_for
+from .sharding import (
+    ShardFolderOption,
+    ShardOption,
+    describe_transcript,
+    model_digest,
+    shard_in_folder,
+    transcribe_shard,
+)
 
 if TYPE_CHECKING:
     from ..runtime.decoding import Word
     from ..runtime.decoding.words import LogProbs
-    from ..runtime.recognizer import Transcript
 
 
 def transcribe(
     model: ModelArgument,
     audio: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="AUDIO...", help="Audio files of any format that libsndfile reads; - for standard input."
+            metavar="[AUDIO...]", help="Audio files of any format that libsndfile reads; - for standard input."
         ),
-    ],
+    ] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", metavar="FILE", help="Read the paths of audio files from FILE, one a line.")
+    ] = None,
     emissions: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write log-probabilities (frames, units) of each file to DIR/NAME.npy."),
@@ -75,6 +85,8 @@ def transcribe(
     streams: StreamsOption = None,
     cache: CacheOption = True,
     batch_size: BatchSizeOption = 8,
+    shard: ShardOption = None,
+    out: ShardFolderOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Transcribe audio files, and print one line of text per file.
@@ -84,8 +96,10 @@ def transcribe(
     from ..evaluation.machine import describe_engine, peak_memory
     from ..files import write_json
 
-    if audio.count(STANDARD_INPUT) > 1:
-        raise typer.BadParameter("standard input can only be read once", param_hint="AUDIO")
+    audio = _audio_files(audio or [], list_file)
+    place = shard_in_folder(shard, out)
+    if place and (emissions or timestamps or ctm or json_file or STANDARD_INPUT in audio):
+        raise typer.BadParameter("goes without --emissions, --timestamps, --ctm, --json and -", param_hint="--shard")
     targets = _emission_files(audio, emissions)
     if ctm:
         check_ctm_names(audio)
@@ -111,6 +125,13 @@ def transcribe(
         lm_weight=lm_weight,
         word_score=word_score,
     )
+    if place:
+        job = {"verb": "transcribe", "model": model_digest(model), "decoder": decoder}
+        done = transcribe_shard(recognizer, chosen, audio, place, job, describe_transcript, batch_size)
+        print_message(f"shard {place[0]}: {len(done)} files; `w2v-compress merge {place[1]}` joins all shards")
+        if any("error" in result for result in done):
+            raise typer.Exit(1)
+        return
     words: dict[Path, tuple[Word, ...]] = {}
     results: list[dict[str, Any]] = []
     sources = (sys.stdin.buffer if path == STANDARD_INPUT else path for path in audio)
@@ -118,7 +139,7 @@ def transcribe(
     with progress_bar("Transcribing") as progress, printing_warnings():
         for path, result in zip(audio, transcripts, strict=True):
             progress(len(results) + 1, len(audio))
-            results.append(_describe(path, result))
+            results.append(describe_transcript(path, result))
             if isinstance(result, InputError):
                 print_message(str(result))
                 continue
@@ -141,17 +162,25 @@ def transcribe(
         raise typer.Exit(1)
 
 
-def _describe(path: Path, result: "Transcript | InputError") -> dict[str, Any]:
-    """Return the entry of a file in the JSON report."""
-    if isinstance(result, InputError):
-        return {"file": str(path), "error": str(result)}
-    return {
-        "file": str(path),
-        "text": result.text,
-        "words": [dataclasses.asdict(word) for word in result.words],
-        "audio_seconds": result.audio_seconds,
-        "compute_seconds": result.compute_seconds,
-    }
+def _audio_files(audio: list[Path], list_file: Path | None) -> list[Path]:
+    """Return the files given as arguments, or those in the list.
+
+    Raises:
+        typer.BadParameter: Both or none are given, or standard input is given twice.
+        InputError: The list cannot be read or has no path.
+    """
+    if bool(audio) == (list_file is not None):
+        raise typer.BadParameter("give audio files or --list", param_hint="AUDIO")
+    if audio.count(STANDARD_INPUT) > 1:
+        raise typer.BadParameter("standard input can only be read once", param_hint="AUDIO")
+    if list_file is None:
+        return audio
+    with readable(list_file):
+        lines = os.fsdecode(list_file.read_bytes()).splitlines()
+    paths = [Path(line) for line in lines if line.strip()]
+    if not paths:
+        raise InputError(f"{list_file}: has no path; it must have one on each line")
+    return paths
 
 
 def _emission_files(audio: list[Path], folder: Path | None) -> dict[Path, Path]:
