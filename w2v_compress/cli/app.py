@@ -1,6 +1,10 @@
 """The Typer application of `w2v-compress` and its entry point."""
 
+import io
+import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -11,6 +15,7 @@ from .console import print_message
 from .evaluate import evaluate
 from .export import export, import_folder
 from .info import info
+from .merge import merge
 from .paths import config_dir, user_dir
 from .prepare import prepare
 from .quantize import quantize
@@ -31,16 +36,32 @@ app.add_typer(tables, name="tables")
 def main() -> None:
     """Run the command line.
 
-    Invalid input prints a one-line error and exits with status 1; wrong usage exits with status 2.
+    Invalid input prints a one-line error and exits with status 1; wrong usage exits with status 2, Ctrl-C with 130.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a transcript may not be in the terminal's encoding
     try:
         app()
+    except _Interrupted:
+        sys.exit(130)
     except InputError as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     print_message(message)
     sys.exit(1)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C. click would catch a KeyboardInterrupt, and exit with status 1."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
+    raise _Interrupted
 
 
 def _print_version(requested: bool) -> None:
@@ -71,6 +92,7 @@ app.command()(quantize)
 app.command()(export)
 app.command()(transcribe)
 app.command()(evaluate)
+app.command()(merge)
 app.command()(sweep)
 app.command()(benchmark)
 app.command("import")(import_folder)

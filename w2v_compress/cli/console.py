@@ -1,16 +1,31 @@
 """Terminal output of the verbs: messages, warnings, progress bars and tables. Imports rich on demand."""
 
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..errors import CONTROL
 from ..progress import Progress
+
+MAX_MESSAGE = 2000
+"""Longest printed message, in characters; longer ones lose their middle."""
 
 
 def print_message(message: str) -> None:
     """Print `message` as one line on standard error, after the name of the program."""
-    print(f"w2v-compress: {' '.join(message.split())}", file=sys.stderr)
+    line = shown(" ".join(message.split()))
+    if len(line) > MAX_MESSAGE:
+        line = f"{line[: MAX_MESSAGE // 2]} ... {line[-MAX_MESSAGE // 2 :]}"
+    print(f"w2v-compress: {line}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """Return `text` with control characters escaped: names of files may have any, and terminals obey them."""
+    return "".join(
+        character if unicodedata.category(character) not in CONTROL else ascii(character)[1:-1] for character in text
+    )
 
 
 @contextmanager
