@@ -50,7 +50,7 @@ LM = ["flashlight-text>=0.0.7"]  # its wheels include KenLM
 PEERS = [*ONNX, *OPENVINO, *TRANSFORMERS, "torchao>=0.18", "nncf>=3", "ctranslate2>=4.5"]
 # Tests need setuptools and twine to build and install the published distributions.
 CHECKS = ["ruff>=0.6", "mypy>=1.11", "pre-commit>=4"]
-TOOLS = [*CHECKS, "pytest>=8", "pytest-xdist>=3.6", "setuptools>=77", "twine>=6.1"]
+TOOLS = [*CHECKS, "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "setuptools>=77", "twine>=6.1"]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [*TOOLS, *PLOT, *SLURM, *PEERS, *LM]
 
