@@ -1,10 +1,12 @@
 # make demo | make test: install everything in .venv (needs only Python 3.11 or 3.12), and run the demo or the tests.
 #   make demo QUICK=1               run the demo in about two minutes
 #   make test-unit                  the unit tests, about a minute; make test PYTEST_FLAGS="-x -k compat" runs some
-#   make soak                       hours of audio, thousands of requests: memory must not grow
+#   make fuzz MINUTES=30            damaged and hostile files, settings and arguments
+#   make soak                       hours of audio, thousands of requests; trainings killed 20 times
 #   make install PYTHON=/path/to/python3.11
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    distil a chain of students, three seeds
 #   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
+#   make gpu MINUTES=30 SPEECH=/path DIGITS=/path      tests, speed and trainings that need a GPU
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
 #   make docs                       build the documentation site: outputs/site/index.html
 # Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
@@ -14,16 +16,20 @@ QUICK ?=
 PYTEST_FLAGS ?=
 FSDD ?=
 ARCHITECTURE ?= base
+SPEECH ?=
+DIGITS ?=
+DEVICE ?= cuda
 TEST_WORKERS ?= 2
+MINUTES ?= 5
 
 PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit soak lint docs fsdd stochastic benchmark clean
+.PHONY: help install demo test test-unit fuzz gpu soak lint docs fsdd stochastic benchmark clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,10p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,12p
 
 install: $(STAMP)
 
@@ -65,8 +71,18 @@ test: lint
 test-unit: $(STAMP)
 	$(PY) -m pytest -n $(TEST_WORKERS) -m unit $(PYTEST_FLAGS)
 
+gpu: $(STAMP)
+	$(PY) benchmarks/gpu.py --minutes $(MINUTES) --device $(DEVICE) $(if $(SPEECH),--speech "$(SPEECH)") \
+	  $(if $(DIGITS),--digits "$(DIGITS)")
+
+# Twenty searches for examples share the time, on TEST_WORKERS processes.
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$$(($(MINUTES) * 60 * $(TEST_WORKERS) / 20)) $(PY) -m pytest -n $(TEST_WORKERS) tests/fuzz $(PYTEST_FLAGS)
+
 soak: $(STAMP)
 	$(PY) -m pytest -m soak $(PYTEST_FLAGS)
+	KILL_ROUNDS=20 $(PY) -m pytest tests/integration/test_long_jobs.py -k in_a_row $(PYTEST_FLAGS)
+	GOOD_UTTERANCES=1089 $(PY) -m pytest tests/integration/test_bad_data.py -k left_out $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check
