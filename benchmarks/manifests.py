@@ -2,8 +2,8 @@
 
     python benchmarks/manifests.py --json benchmarks/results/manifests.json
 
-Writes a manifest, transcripts and labels to a temporary folder (2.6 GB for 20 million), and reads them, each reader in a
-process of its own: `read_manifest`, which evaluation and transcription use; `check_manifest`, which runs before a
+Writes a manifest, transcripts and labels to a temporary folder (2.6 GB for 20 million), and reads them, each reader in
+a process of its own: `read_manifest`, which evaluation and transcription use; `check_manifest`, which runs before a
 training; and the dataset of a pre-training. Prints a table, and writes the results with --json. Memory is the peak of
 the process; the part that is mapped from files can be given back by the operating system.
 """
