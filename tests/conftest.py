@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 import atexit
 import dataclasses
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -254,6 +256,44 @@ def two_processes() -> Callable[..., str]:
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def losses() -> Callable[..., list[float]]:
+    """losses(out, config, argument, ...) trains in a process of its own, and returns the loss of each update.
+
+    `config` is added to settings of a short fine-tuning at sampled points, and `out` is the run folder.
+    """
+    from omegaconf import OmegaConf
+
+    common: dict[str, Any] = {
+        "common": {"cpu": True, "seed": 3, "log_format": "json", "log_interval": 1},
+        "checkpoint": {"no_epoch_checkpoints": True},
+        "task": {"_name": "compressed_finetuning", "labels": "ltr", "normalize": True},
+        "dataset": {"num_workers": 0, "disable_validation": True, "required_batch_size_multiple": 1},
+        "model": {"_name": "compressed_ctc", "feature_grad_mult": 1.0},
+        "criterion": {"_name": "ctc", "zero_infinity": True},
+        # Without this epsilon Adam makes much of the rounding of gradients that are 0.
+        "optimizer": {"_name": "adam", "adam_eps": 1.0},
+        "lr_scheduler": {"_name": "fixed"},
+        "optimization": {"lr": [0.01]},
+        "distributed_training": {"ddp_backend": "pytorch_ddp"},
+    }
+
+    def run(out: Path, config: dict[str, Any], *arguments: str) -> list[float]:
+        out.mkdir(exist_ok=True)
+        merged = OmegaConf.merge(common, {"checkpoint": {"save_dir": str(out)}}, config)
+        (out / "train.yaml").write_text("# @package _group_\n" + OmegaConf.to_yaml(merged))
+        options = [argument for argument in arguments if "=" not in argument]
+        overrides = [argument for argument in arguments if "=" in argument]
+        command = [sys.executable, "-m", "w2v_compress", "train", *options, "--config-dir", str(out)]
+        command += ["--config-name", "train", f"hydra.run.dir={out}", *overrides]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        logged = re.findall(r"\[train_inner\]\[INFO\] - ({.*})", done.stdout + done.stderr)
+        return [float(json.loads(line)["loss"]) for line in logged]
 
     return run
 

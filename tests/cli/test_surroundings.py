@@ -145,7 +145,12 @@ WRITERS: dict[str, tuple[str, int, Arguments]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRITERS)
+SLOW = ("export", "export onnx", "export openvino", "export random", "sweep --save")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name in SLOW else name for name in WRITERS]
+)
 def test_a_full_disk(
     name: str,
     data: Path,

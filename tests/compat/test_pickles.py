@@ -188,7 +188,7 @@ def test_a_pickled_numpy_type_cannot_create_pointers(tmp_path: Path) -> None:
         ("truncated", "damaged"),
         (WEIGHTS["weight"], "has no model"),
         ({"weight": WEIGHTS["weight"]}, "has no model"),
-        ("folder", "cannot be read"),
+        ("folder", "is not a plain file"),
         (None, "No such file"),
     ],
     ids=["empty", "text", "wav", "truncated", "tensor", "weights", "folder", "missing"],

@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from w2v_compress.errors import InputError
 from w2v_compress.memory import peak_memory
 
-EXAMPLES = 40
+EXAMPLES = 20
 MAX_GROWTH = 1 << 30
 """Bytes of memory that hostile files, which are small here, may take."""
 
