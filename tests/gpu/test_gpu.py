@@ -82,7 +82,7 @@ def test_training_equals_the_cpu(
 
 
 def test_a_teacher_in_bf16(device: str, distil: Callable[..., list[float]]) -> None:
-    fp32, bf16 = (distil(name, device, f"criterion.teacher_precision={name}") for name in ("fp32", "bf16"))
+    fp32, bf16 = (distil(name, device, f"+criterion.teacher_precision={name}") for name in ("fp32", "bf16"))
     np.testing.assert_allclose(bf16, fp32, rtol=5e-2)
 
 
