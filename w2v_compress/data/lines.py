@@ -36,15 +36,21 @@ class Lines(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # slices are not needed
         place = range(len(self))[index]
         start = int(self._ends[place - 1]) + 1 if place else 0
-        return self._decoded(self._content[start : int(self._ends[place])].tobytes(), place + 1)
+        return _decode(self._content[start : int(self._ends[place])].tobytes(), self.path, place + 1)
 
     def __iter__(self) -> Iterator[str]:
-        with readable(self.path), self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield self._decoded(line.rstrip(b"\n"), number)
+        return read_lines(self.path)
 
-    def _decoded(self, line: bytes, number: int) -> str:
-        try:
-            return line.decode("utf-8").rstrip("\r")
-        except UnicodeDecodeError:
-            raise InputError(f"{self.path}: line {number} is not UTF-8 text") from None
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file; errors are those of `Lines`."""
+    with readable(path), path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield _decode(line.rstrip(b"\n"), path, number)
+
+
+def _decode(line: bytes, path: Path, number: int) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: line {number} is not UTF-8 text") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .lines import Lines
+from .lines import read_lines
 
 
 def check_manifest(folder: Path, subset: str, suffix: str | None = None, symbols: Collection[str] = ()) -> None:
@@ -95,4 +95,4 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the text of each line of the UTF-8 file `path`."""
     if not path.exists():
         raise InputError(f"{path}: no such file; `w2v-compress prepare` makes one")
-    return enumerate(Lines(path), start=1)
+    return enumerate(read_lines(path), start=1)

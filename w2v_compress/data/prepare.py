@@ -305,7 +305,7 @@ def _create_output_folder(out: Path, recordings: Sequence[Recording], splits: Se
 def _write_outputs(
     out: Path, accepted: Mapping[str, list[Utterance]], rejections: Sequence[Rejection], units: Units, *, strict: bool
 ) -> PrepareReport:
-    rejected = dict(Counter(rejection.reason for rejection in rejections).most_common())
+    rejected = _reasons(rejections)
     rows = sorted((rejection.path, rejection.reason, rejection.detail) for rejection in rejections)
     with replacing(out / "rejected.tsv") as temporary:
         lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in [("path", "reason", "detail"), *rows]]
@@ -325,10 +325,15 @@ def _write_outputs(
 
 
 def _report(out: str, accepted: Mapping[str, Sequence[Utterance]], rejections: Sequence[Rejection]) -> PrepareReport:
-    rejected = dict(Counter(rejection.reason for rejection in rejections).most_common())
+    rejected = _reasons(rejections)
     hours = {split: sum(utterance.seconds for utterance in utterances) / 3600 for split, utterances in accepted.items()}
     reports = {split: SplitReport(len(utterances), hours[split]) for split, utterances in accepted.items()}
     return PrepareReport(out, reports, rejected)
+
+
+def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
+    """Count the rejections by reason, the most common first."""
+    return dict(Counter(rejection.reason for rejection in rejections).most_common())
 
 
 def _rejection_counts(rejected: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ from ..data.units import UnitKind, Units
 from ..errors import InputError, prefixed
 from ..files import replacing
 from ..model_file.random import random_model
-from ..model_file.storage import ModelFile, read_model, write_model
+from ..model_file.storage import ModelFile, check_finite, read_model, write_model
 from ..nn.architecture import named_architecture
 from . import averaging
 from .fairseq_settings import FINE_TUNED, PRETRAINED, CheckpointSettings, pretrained_settings
@@ -199,8 +199,7 @@ def _convert_state(stored: Any, prefix: str) -> dict[str, Tensor]:
             continue
         if not name.startswith(prefix) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"the tensor `{name}` is unknown")
-        if not tensor.isfinite().all():
-            raise InputError(f"the tensor `{name}` has values that are not finite numbers")
+        check_finite(name, tensor)
         state[inner] = tensor.float()
     return state
 

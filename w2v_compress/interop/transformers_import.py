@@ -17,7 +17,7 @@ from ..data.audio import SAMPLE_RATE
 from ..data.units import SPECIALS, Units
 from ..errors import InputError, prefixed, readable
 from ..model_file.header import Header
-from ..model_file.storage import ModelFile, write_model
+from ..model_file.storage import ModelFile, check_finite, write_model
 from ..nn.architecture import Architecture
 from ..nn.parameters import check_layer_counts, parameter_shapes
 from . import transformers_format
@@ -125,9 +125,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors = {transformers_format.current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: the tensor `{name}` has values that are not finite numbers")
+    with prefixed(path):
+        for name, tensor in tensors.items():
+            check_finite(name, tensor)
     return tensors
 
 

@@ -126,3 +126,9 @@ def check_not_quantized(header: Header) -> None:
     """Raise `InputError` if the model is int8 already."""
     if header.quantization is not None:
         raise InputError(f"already quantized ({header.quantization['scheme']})")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise `InputError` if a tensor of another format, which is to be converted, has a value that is not finite."""
+    if not tensor.isfinite().all():
+        raise InputError(f"the tensor `{name}` has values that are not finite numbers")
