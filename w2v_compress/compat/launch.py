@@ -2,10 +2,14 @@
 
 import signal
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .preemption import STATUS
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 LONG_FLAGS = (
     "distributed_training.distributed_init_method=env://",
@@ -14,6 +18,8 @@ LONG_FLAGS = (
     "distributed_training.device_id=${oc.env:LOCAL_RANK}",
 )
 """Settings with which fairseq joins the processes that torch has started."""
+KILLED = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS)
+"""Statuses of processes that ended by no error of their own code: out of memory, killed, or a fault of the machine."""
 
 
 def launch(processes: int, arguments: list[str], *, cpu: bool) -> None:
@@ -48,13 +54,27 @@ def launch(processes: int, arguments: list[str], *, cpu: bool) -> None:
     except SignalException:
         raise SystemExit(STATUS) from None
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = _cause(error.failures)
         if failure.exitcode == STATUS:
             raise SystemExit(STATUS) from None
         raise InputError(f"train: rank {rank} {_ending(failure)}, so all ranks have ended") from None
 
 
-def _ending(failure: Any) -> str:
+def _cause(failures: Mapping[int, "ProcessFailure"]) -> tuple[int, "ProcessFailure"]:
+    """Return the rank that failed first.
+
+    Once one is gone, the others fail with an error of their own, often within the same look at the processes, which
+    torch takes every second and lists by rank. One that was killed did not fail of another; torch kills those that do
+    not end by SIGTERM only after 30 s.
+    """
+    first, failure = min(failures.items(), key=lambda each: each[1].timestamp)
+    for rank, other in failures.items():
+        if other.exitcode in KILLED and other.timestamp <= failure.timestamp + 1:
+            return rank, other
+    return first, failure
+
+
+def _ending(failure: "ProcessFailure") -> str:
     if failure.exitcode >= 0:
         return f"ended with status {failure.exitcode} (its error is above)"
     return f"was ended by {signal.Signals(-failure.exitcode).name}"
