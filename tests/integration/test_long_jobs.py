@@ -101,7 +101,7 @@ ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 MODES = ("writing", "one rank", "full disk", "all ranks")
 
 
-def kill_all(process: "subprocess.Popen[str]") -> None:
+def kill_all(process: "subprocess.Popen[bytes]") -> None:
     """Kill a process and all that it started, at once."""
     everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for each in everyone:
@@ -110,22 +110,30 @@ def kill_all(process: "subprocess.Popen[str]") -> None:
         each.kill()
 
 
+def fill_disk(arguments: list[str], folder: Path) -> None:
+    """Run a training that cannot write its next checkpoint to the end."""
+    limit = max((path.stat().st_size for path in folder.glob("checkpoint*.pt")), default=0) // 2
+    process = subprocess.run(
+        arguments,
+        stdout=subprocess.PIPE,  # the limit holds for files only
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert process.returncode == 1
+    assert "cannot be written" in process.stdout
+    assert not list(folder.glob("*.tmp"))
+
+
 def interrupt(mode: str, arguments: list[str], folder: Path, generator: random.Random) -> None:
     """Start a training with two ranks, and end it in one of `MODES` after a random time."""
-    size = max((path.stat().st_size for path in folder.glob("checkpoint*.pt")), default=0)
-
-    def limit() -> None:
-        if mode == "full disk":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    count = len(list(folder.glob("checkpoint_*_*.pt")))
-    with (folder.parent / "output.txt").open("w") as output:
-        process = subprocess.Popen(arguments, stdout=output, stderr=output, text=True, preexec_fn=limit)
     if mode == "full disk":
-        assert process.wait(timeout=180) == 1
-        assert "cannot be written" in (folder.parent / "output.txt").read_text()
-        assert not list(folder.glob("*.tmp"))
+        fill_disk(arguments, folder)
         return
+    count = len(list(folder.glob("checkpoint_*_*.pt")))
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list(folder.glob("checkpoint_*_*.pt"))) == count:
         time.sleep(0.01)
     time.sleep(generator.random())
