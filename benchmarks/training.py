@@ -51,7 +51,6 @@ SHARED: dict[str, dict[str, Any]] = {
     "optimizer": {"_name": "adam", "adam_betas": "(0.9,0.98)", "adam_eps": 1e-6, "weight_decay": 0.01},
     "lr_scheduler": {"_name": "fixed"},
     "optimization": {"lr": [1e-6]},
-    "distributed_training": {"distributed_world_size": 1, "ddp_backend": "legacy_ddp"},
 }
 
 
@@ -170,8 +169,11 @@ class TrainingBenchmark:
         points = parse_points(self.arguments.points.split())
         return [str(point) for point in points if model != UNSQUEEZED or point.squeeze == 1] + [SAMPLED]
 
-    def trainer(self, name: str) -> Trainer:
-        """Return fairseq's trainer of a model with random weights from the common seed."""
+    def trainer(self, name: str, processes: int = 1) -> Trainer:
+        """Return fairseq's trainer of a model with random weights from the common seed.
+
+        With several processes, those of torch's process group exchange their gradients.
+        """
         stock = name == self.recipe.stock
         values = {
             "common": {"seed": self.arguments.seed, "cpu": self.arguments.device == "cpu"},
@@ -180,6 +182,7 @@ class TrainingBenchmark:
             "criterion": self.recipe.criterion,
             "checkpoint": {"save_dir": str(self.folder)},  # where the trainer writes its state after an error
             **SHARED,
+            "distributed_training": {"distributed_world_size": processes, "ddp_backend": "legacy_ddp"},
         }
         values["common"]["bf16"] = self.arguments.device == "cuda"
         if name == UNSQUEEZED:

@@ -7,25 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from w2v_compress.nn.architecture import ARCHITECTURES, Architecture
-
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
-SMALL = Architecture(
-    conv_layers=((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2),
-    encoder_layers=2,
-    encoder_embed_dim=128,  # channel masks are 64 wide
-    encoder_ffn_embed_dim=64,
-    encoder_attention_heads=2,
-    conv_pos=16,
-    conv_pos_groups=4,
-)
 
 
-def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(ARCHITECTURES, "small", SMALL)
+def test_training(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     report = tmp_path / "report.json"
-    arguments = ["--architecture", "small", "--points", "1,1,1 2,1,1 1,1,2", "--batch", "2", "--seconds", "0.6"]
+    arguments = ["--architecture", small, "--points", "1,1,1 2,1,1 1,1,2", "--batch", "2", "--seconds", "0.6"]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments, "--repeats", "3", "--json", str(report)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert "updates per s" in capfd.readouterr().out
