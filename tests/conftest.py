@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ import torch
 
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
+from w2v_compress.errors import InputError
+from w2v_compress.memory import peak_memory
 from w2v_compress.model_file.header import Header
 from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn.acoustic_model import AcousticModel
@@ -128,6 +131,26 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
         return int(caught.value.code or 0), out, err
 
     return call
+
+
+@pytest.fixture
+def rejects() -> Callable[..., None]:
+    """rejects(read, path, message) asserts that `read` raises `InputError`, which starts with `path` and has `message`.
+
+    `path` is the file or folder that is read. Reading must take less than ten seconds, and twice its size and 1 GiB.
+    """
+
+    def check(read: Callable[[], object], path: Path, message: str) -> None:
+        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+        start, before = time.monotonic(), peak_memory()
+        with pytest.raises(InputError) as caught:
+            read()
+        assert str(caught.value).startswith(str(path))
+        assert message in str(caught.value)
+        assert time.monotonic() - start < 10
+        assert peak_memory() - before < 2 * sum(file.stat().st_size for file in files) + (1 << 30)
+
+    return check
 
 
 @pytest.fixture

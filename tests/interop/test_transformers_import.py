@@ -181,7 +181,7 @@ def test_invalid_folders_print_one_line_that_names_the_file(run: Run, tmp_path: 
             f"{folder / 'model.safetensors'}: the tensor `w2v_model.encoder.layers.0.fc1.weight` has shape",
         ),
         (lambda: change_json(config, hidden_size=64), f"{folder / 'model.safetensors'}: the tensor `"),
-        (lambda: config.write_text("{"), f"{config}: not JSON"),
+        (lambda: config.write_text("{"), f"{config}: is not JSON"),
         (lambda: vocabulary.unlink(), f"{vocabulary}: cannot be read: No such file"),
         (lambda: change_json(vocabulary, e=20), f"{vocabulary}: has no token 0; the CTC head has 8 units"),
         (lambda: change_json(vocabulary, deu={"a": 1}), f"{vocabulary}: must be a JSON object of tokens"),

@@ -154,7 +154,7 @@ def test_views_into_one_storage_can_be_written(tiny_model: Callable[..., ModelFi
         (lambda v, s: v.update(sweep=swept(point="9,9")), "it must be S,Q,K"),
         (lambda v, s: v.update(sweep=swept(point="1,1:1:1:2,1")), "`query_pool` has 4 factors"),
         (lambda v, s: v.update(sweep=swept(wer="low")), "`wer` is 'low'; it must be a number of at least 0"),
-        (lambda v, s: v.update(sweep=swept(wer=float("nan"))), "`wer` is nan"),
+        (lambda v, s: v.update(sweep=swept(wer=float("nan"))), "is not JSON .NaN is not a finite number"),
         (lambda v, s: v.update(sweep=swept(real_time_factor=-1)), "`real_time_factor` is -1"),
         (lambda v, s: v.update(sweep=swept(macs_per_second=10**400)), "`macs_per_second` is 1000"),
         (lambda v, s: v.update(quantization={}), "`quantization`"),

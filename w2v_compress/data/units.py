@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +48,7 @@ class Units:
             if any(unicodedata.category(character) in CONTROL for character in symbol):
                 raise InputError(f"units: {symbol!r} is not a symbol: it has a control character")
         if len(self._index) < len(self.symbols):
-            repeated = next(symbol for place, symbol in enumerate(self.symbols) if symbol in self.symbols[:place])
+            repeated = Counter(self.symbols).most_common(1)[0][0]
             raise InputError(f"units: the symbol {repeated!r} is listed twice")
         if self.kind == "letter" and "|" not in self._index:
             raise InputError("units: letters need the symbol '|', the end of a word")

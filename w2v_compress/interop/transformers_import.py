@@ -3,21 +3,21 @@
 Importing a folder never runs code from it: its files hold JSON and numbers only.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..data.audio import SAMPLE_RATE
 from ..data.units import SPECIALS, Units
-from ..errors import InputError, prefixed, readable
+from ..errors import InputError, prefixed
+from ..json_objects import read_json
 from ..model_file.header import Header
-from ..model_file.storage import ModelFile, check_finite, write_model
+from ..model_file.storage import ModelFile, read_tensors, write_model
+from ..model_file.tensor_file import open_safetensors
 from ..nn.architecture import Architecture
 from ..nn.parameters import check_layer_counts, parameter_shapes
 from . import transformers_format
@@ -55,7 +55,7 @@ def read_transformers(folder: Path) -> ModelFile:
         raise InputError(f"{folder}: no such folder")
     tensors = _read_tensors(folder)
     config_file = folder / "config.json"
-    config = _read_json(config_file)
+    config = read_json(config_file)
     head = tensors.get("lm_head.bias")
     if head is None or head.ndim != 1:
         raise InputError(f"{folder / WEIGHTS}: `lm_head.bias`, the CTC head, is missing: this model was not fine-tuned")
@@ -64,6 +64,8 @@ def read_transformers(folder: Path) -> ModelFile:
         raise InputError(f"{folder / WEIGHTS}: `lm_head.weight` must have two dimensions and {len(head)} rows")
     vocabulary, normalize = _read_vocabulary(folder, len(head)), _read_normalize(folder)
     with prefixed(config_file):
+        if config.get("vocab_size", len(head)) != len(head):
+            raise InputError(f"`vocab_size` is {config['vocab_size']!r}; the CTC head has {len(head)} units")
         architecture = transformers_format.from_config(config, len(vocabulary.units.symbols))
     with prefixed(folder / WEIGHTS):
         state = _convert_state(architecture, tensors, vocabulary.rows)
@@ -120,36 +122,31 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f".save_pretrained('{folder}')\"`"
             )
         raise InputError(f"{path}: no such file; weights split into several files are not supported")
-    try:
-        with readable(path), safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {transformers_format.current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
-    with prefixed(path):
-        for name, tensor in tensors.items():
-            check_finite(name, tensor)
-    return tensors
+    with open_safetensors(path, "pt") as file, prefixed(path):
+        return {transformers_format.current_name(name): tensor for name, tensor in read_tensors(file).items()}
 
 
 def _read_vocabulary(folder: Path, rows: int) -> _Vocabulary:
     path, configuration = folder / "vocab.json", folder / "tokenizer_config.json"
-    tokens = _read_json(path) | _read_json(folder / "added_tokens.json", optional=True)
-    if any(type(number) is not int for number in tokens.values()):
-        raise InputError(f"{path}: must be a JSON object of tokens and their numbers, for one language")
-    symbols = {number: token for token, number in tokens.items()}
-    missing = sorted(set(range(rows)) - symbols.keys())
-    if missing:
-        raise InputError(f"{path}: has no token {missing[0]}; the CTC head has {rows} units")
-    settings = _read_json(folder / "special_tokens_map.json", optional=True)
-    settings |= _read_json(configuration, optional=True)
+    tokens = read_json(path) | _read_optional_json(folder / "added_tokens.json")
+    if any(type(number) is not int or number < 0 for number in tokens.values()):
+        raise InputError(f"{path}: must be a JSON object of tokens and their numbers from 0, for one language")
+    symbols: dict[int, str] = {}
+    for token, number in tokens.items():
+        if symbols.setdefault(number, token) != token:
+            raise InputError(f"{path}: the tokens {symbols[number]!r} and {token!r} have the same number {number}")
+    missing = next((number for number in range(rows) if number not in symbols), None)
+    if missing is not None:
+        raise InputError(f"{path}: has no token {missing}; the CTC head has {rows} units")
+    settings = _read_optional_json(folder / "special_tokens_map.json") | _read_optional_json(configuration)
     if settings.get("tokenizer_class", "Wav2Vec2CTCTokenizer") != "Wav2Vec2CTCTokenizer":
         raise InputError(
             f"{configuration}: `tokenizer_class` is {settings['tokenizer_class']!r}; it must be 'Wav2Vec2CTCTokenizer'"
         )
     head_rows: list[int | None] = []
     for role, default in zip(transformers_format.ROLES, transformers_format.SPECIALS, strict=True):
-        token = _content(settings.get(role, default))
-        number = None if token is None else tokens.get(token)
+        content = _content(settings.get(role, default))
+        number = None if content is None else tokens.get(content)
         head_rows.append(number if number is not None and number < rows and number not in head_rows else None)
     if head_rows[0] is None:
         raise InputError(f"{path}: has no {settings.get('pad_token', '<pad>')!r}, which is the CTC blank")
@@ -181,9 +178,9 @@ def _content(token: Any) -> str | None:
 def _read_normalize(folder: Path) -> bool:
     """Read `do_normalize` of the feature extractor, from its own file or that of the processor."""
     path = folder / "preprocessor_config.json"
-    values = _read_json(path, optional=True)
+    values = _read_optional_json(path)
     if not values:
-        values = _read_json(folder / "processor_config.json", optional=True).get("feature_extractor", {})
+        values = _read_optional_json(folder / "processor_config.json").get("feature_extractor", {})
     if not values or not isinstance(values, dict):
         raise InputError(f"{path}: no such file, and processor_config.json has no `feature_extractor`")
     rate, normalize = values.get("sampling_rate", SAMPLE_RATE), values.get("do_normalize", True)
@@ -194,16 +191,6 @@ def _read_normalize(folder: Path) -> bool:
     return normalize
 
 
-def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    """Read the object in a JSON file; return an empty one if the file is `optional` and does not exist."""
-    if optional and not path.is_file():
-        return {}
-    with readable(path):
-        content = path.read_bytes()
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: must be a JSON object")
-    return values
+def _read_optional_json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file, or return an empty one if the file does not exist."""
+    return read_json(path) if path.exists() else {}

@@ -8,6 +8,7 @@ from typing import Any
 from ..data.audio import SAMPLE_RATE
 from ..data.units import Units
 from ..errors import InputError
+from ..json_objects import parse_json
 from ..nn.architecture import Architecture
 from ..nn.compression import UNCOMPRESSED, CompressionPoint, CompressionSpace
 from .sweep import Sweep
@@ -109,12 +110,7 @@ class Header:
 
 def _parse_fields(text: str) -> dict[str, Any]:
     """Return the fields of the JSON object in `text`, in the current format version and without `format_version`."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"the metadata under `{METADATA_KEY}` is not JSON") from None
-    if not isinstance(values, dict):
-        raise InputError(f"the metadata under `{METADATA_KEY}` must be a JSON object")
+    values = parse_json(text, f"the metadata under `{METADATA_KEY}`")
     version = values.pop("format_version", None)
     if version == 1:
         return _upgrade_version_1(values)

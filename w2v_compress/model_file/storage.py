@@ -6,6 +6,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,22 @@ class ModelFile:
 def read_model(path: Path) -> ModelFile:
     """Read the model file `path`. Raises `InputError` that names the file and the invalid field or tensor."""
     with open_safetensors(path, "pt") as file, prefixed(path):
-        return ModelFile(header_of(file), {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return ModelFile(header_of(file), read_tensors(file))
+
+
+def read_tensors(file: Any) -> dict[str, Tensor]:
+    """Read all tensors of an open safetensors file.
+
+    Raises `InputError` that names a tensor with an impossible shape, or with values that are not finite numbers.
+    """
+    return {name: read_tensor(file, name) for name in shapes_of(file)}
+
+
+def read_tensor(file: Any, name: str) -> Tensor:
+    """Read a tensor of an open safetensors file; errors are those of `check_finite`."""
+    tensor: Tensor = file.get_tensor(name)
+    check_finite(name, tensor)
+    return tensor
 
 
 def write_model(path: Path, model: ModelFile) -> None:
@@ -118,7 +134,11 @@ def quantize_file(
         quantization: dict[str, Any] = {"scheme": scheme, "keep": list(keep)}
         if calibration is not None:
             quantization["calibration"] = calibration.describe()
-        state = quantize_state_dict(header.architecture, set(file.keys()), file.get_tensor, quantization, calibration)
+        names = set(file.keys())
+        with prefixed(path):
+            state = quantize_state_dict(
+                header.architecture, names, partial(read_tensor, file), quantization, calibration
+            )
     write_model(out, ModelFile(dataclasses.replace(header, quantization=quantization, sweep=None), state))
 
 
@@ -129,6 +149,8 @@ def check_not_quantized(header: Header) -> None:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise `InputError` if a tensor of another format, which is to be converted, has a value that is not finite."""
+    """Raise `InputError` if a tensor of a file has a value that is not finite, or is of a float8 or float4 type."""
+    if tensor.is_floating_point() and tensor.dtype not in TYPE_NAMES:
+        raise InputError(f"the tensor `{name}` has type {tensor.dtype}; only {', '.join(TYPE_NAMES.values())} are read")
     if not tensor.isfinite().all():
         raise InputError(f"the tensor `{name}` has values that are not finite numbers")

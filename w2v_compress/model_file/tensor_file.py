@@ -16,10 +16,12 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, prefixed, readable
+from ..json_objects import MAX_BYTES, parse_json
 from ..nn.parameters import check_layer_counts, parameter_count
 from ..quantization.parts import tensor_shapes
 from .header import METADATA_KEY, Header
 
+MAX_DIMENSIONS = 3
 FLOATING_TYPES = ("F64", "F32", "F16", "BF16")
 NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I8": np.int8}
 
@@ -62,7 +64,7 @@ class TensorFile:
             check_tensors(header, shapes_of(file))
         with readable(path), path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            entries = json.loads(stream.read(length))
+            entries = parse_json(stream.read(length), f"{path}: its header")
             content, status = np.memmap(stream, np.uint8, "c"), _status_of(os.fstat(stream.fileno()))
         entries.pop("__metadata__")
         places = {}
@@ -129,6 +131,7 @@ def open_safetensors(path: Path, framework: str = "np") -> Any:
         raise InputError(f"{path}: {'is not a plain file' if path.exists() else 'no such file'}")
     with readable(path):
         try:
+            _check_header_size(path)
             return safe_open(path, framework=framework, device="cpu")
         except SafetensorError as error:
             if _is_pytorch_checkpoint(path):
@@ -137,6 +140,14 @@ def open_safetensors(path: Path, framework: str = "np") -> Any:
                     f"`w2v-compress export {path} OUT.safetensors`"
                 ) from None
             raise InputError(f"{path}: not a safetensors file, or truncated ({error})") from None
+
+
+def _check_header_size(path: Path) -> None:
+    """Raise `SafetensorError` for a header that would take seconds and gigabytes to parse."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_BYTES:
+        raise SafetensorError(f"its header has {size} bytes; at most {MAX_BYTES} are allowed")
 
 
 def _is_pytorch_checkpoint(path: Path) -> bool:
@@ -154,8 +165,18 @@ def header_of(file: Any) -> Header:
 
 
 def shapes_of(file: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors in an open safetensors file by name, without reading the tensors."""
-    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    """Return the shapes of all tensors in an open safetensors file by name, without reading the tensors.
+
+    Raises `InputError` for a shape that no network has and that torch and numpy may not be able to represent.
+    """
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    for name, shape in shapes.items():
+        if len(shape) > MAX_DIMENSIONS or 0 in shape:
+            raise InputError(
+                f"the tensor `{name}` has shape {str(list(shape))[:80]}; it must have at most {MAX_DIMENSIONS} "
+                "dimensions, each of at least 1"
+            )
+    return shapes
 
 
 def check_tensors(header: Header, shapes: Mapping[str, tuple[int, ...]]) -> None:
