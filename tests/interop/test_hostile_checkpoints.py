@@ -3,6 +3,8 @@
 import argparse
 import sys
 import time
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,13 @@ def with_tensor(checkpoint: Checkpoint, tensor: Any, name: Any = HEAD) -> Checkp
     return checkpoint | {"model": checkpoint["model"] | {name: tensor}}
 
 
+def nested_tensor(layout: torch.layout) -> torch.Tensor:
+    """Tensors of different lengths as one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nested tensors are a prototype
+        return torch.nested.nested_tensor([torch.zeros(2, 32), torch.zeros(30, 32)], layout=layout)
+
+
 def with_dictionary(checkpoint: Checkpoint, **fields: Any) -> Checkpoint:
     from fairseq.data import Dictionary
 
@@ -75,6 +84,12 @@ HOSTILE: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str]] = {
     ),
     "sparse tensor": (lambda c: with_tensor(c, torch.eye(32).to_sparse()), "it has a sparse tensor; only dense"),
     "meta tensor": (lambda c: with_tensor(c, torch.zeros(32, 32, device="meta")), "it has a meta tensor; only dense"),
+    "nested tensor": (lambda c: with_tensor(c, nested_tensor(torch.strided)), "it has a nested tensor; only dense"),
+    "jagged tensor": (lambda c: with_tensor(c, nested_tensor(torch.jagged)), "it has a nested tensor; only dense"),
+    "float8 tensor": (
+        lambda c: with_tensor(c, torch.zeros(32, 32, dtype=torch.float8_e4m3fn)),
+        f"the tensor `{HEAD}` has type torch.float8_e4m3fn; only F64, F32, F16, BF16",
+    ),
     "quantized tensor": (
         lambda c: with_tensor(c, torch.quantize_per_tensor(torch.eye(32), 1.0, 0, torch.qint8)),
         "it has a quantized tensor; only dense",
@@ -139,3 +154,21 @@ def test_a_deep_configuration(tmp_path: Path, tiny_model: Callable[..., ModelFil
         InputError, match=r"deep.pt: is not a fairseq checkpoint, or is damaged \(maximum recursion depth"
     ):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "data/0", "version", "byteorder", "x"])
+def test_an_archive_that_unpacks_to_more_than_its_size(
+    member: str, tmp_path: Path, tiny_model: Callable[..., ModelFile], rejects: Callable[..., None]
+) -> None:
+    whole, path = tmp_path / "whole.pt", tmp_path / "hostile.pt"
+    write_checkpoint(whole, tiny_model())
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        folder = old.namelist()[0].partition("/")[0]
+        for name in {*old.namelist(), f"{folder}/{member}"}:
+            content = old.read(name) if name in old.namelist() else b""
+            new.writestr(name, content + bytes(50_000_000) * (name == f"{folder}/{member}"))
+    assert path.stat().st_size < 1_000_000
+    rejects(lambda: read_checkpoint(path), path, "is rejected: it unpacks to 50")
+    content = whole.read_bytes()
+    path.write_bytes(content[: content.rindex(b"PK\x05\x06")])
+    rejects(lambda: read_checkpoint(path), path, "is not a fairseq checkpoint, or is damaged")

@@ -4,8 +4,10 @@ import argparse
 import ast
 import contextlib
 import functools
+import os
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -25,7 +27,8 @@ EVALUATED_SETTINGS = (
 )
 """Settings that fairseq passes to `eval` for speech models, their data, loss and optimizer."""
 
-
+ZIP_MAGIC = b"PK\x03\x04"
+"""Beginning of a zip archive, by which torch recognizes one too."""
 MAX_VALUES = 2_000_000
 """Largest number of values in a checkpoint. References to one value count each time, since they expand when read."""
 
@@ -37,6 +40,8 @@ def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
     """
     source = getattr(file, "name", "an object sent by another process")
     try:
+        with prefixed(source):
+            _check_archive(file)
         with _allowing_fairseq_classes():
             state = torch.load(file, map_location=map_location, weights_only=True)
         with prefixed(source):
@@ -50,6 +55,18 @@ def load_pickle(file: BinaryIO, map_location: Any = "cpu") -> Any:
     except Exception as error:  # a damaged or malicious file can raise anything
         raise InputError(f"{source}: {_reason(error)}") from None
     return state
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Raise `InputError` if `file` is a zip archive that unpacks to more than its size; torch never compresses."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if is_archive:
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(file).infolist())
+        if unpacked > size:
+            raise InputError(f"is rejected: it unpacks to {unpacked} bytes; torch stores them uncompressed")
+    file.seek(0)
 
 
 def _check_values(state: Any) -> None:
