@@ -63,8 +63,8 @@ def test_an_arpa_file_cut_short_anywhere_is_refused(arpa: Path) -> None:
     ("old", "new", "message"),
     [
         ("ngram 2=6", "ngram 2=9", "KenLM cannot read it: "),
-        ("ngram 1=7", "ngram 1=100000000000000", "KenLM cannot read it: "),
-        ("ngram 2=6", "ngram 2=99999999999999999999", "KenLM cannot read it: "),
+        ("ngram 1=7", "ngram 1=100000000000000", "of which the file has room for 74"),
+        ("ngram 2=6", "ngram 2=99999999999999999999", "of which the file has room for 76"),
         ("-0.3\t<s> A", "0.3\t<s> A", "KenLM cannot read it: Positive log probability"),
         ("-0.4\tA AB", "-0.4\tA DOG", "KenLM cannot read it: Word DOG was not seen"),
         ("-0.9\tAB\t-0.25", "-0.9\tAB C\t-0.25\t7", "the 1-gram .* must be a number, a word and a number"),
@@ -94,7 +94,7 @@ def test_files_that_are_no_language_model(tmp_path: Path, arpa: Path) -> None:
             list(arpa_words(path))
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(b"\\data\\\n" + bytes(100 * MAX_LINE_BYTES)))
-    with pytest.raises(InputError, match=f"line 2 is longer than {MAX_LINE_BYTES} bytes"):
+    with pytest.raises(InputError, match=f"has a line that is longer than {MAX_LINE_BYTES} bytes"):
         list(arpa_words(bomb))
 
 

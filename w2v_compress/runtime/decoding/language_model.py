@@ -1,12 +1,14 @@
 """Load n-gram language models with KenLM: ARPA text, optionally gzipped, and KenLM's binary files.
 
-KenLM (Heafield 2011, "KenLM: Faster and Smaller Language Model Queries") validates an ARPA file completely, but of a
-binary file only the size: it follows the offsets stored in it, so a damaged one can crash the process. Therefore a
-subprocess probes a binary file first: it loads the file and looks up every word of the lexicon.
+KenLM (Heafield 2011, "KenLM: Faster and Smaller Language Model Queries") validates the n-grams of an ARPA file, but
+reserves memory for as many as its header claims, so these numbers are compared with the size of the file first. Of a
+binary file it validates the size only: it follows the offsets stored in it, so a damaged one can crash the process.
+Therefore a subprocess probes a binary file first: it loads the file and looks up every word of the lexicon.
 """
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -21,6 +23,10 @@ from .lexicon import MAX_LINE_BYTES, text_lines
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 GZIP_MAGIC = b"\x1f\x8b"
 UNKNOWN = "<unk>"
+MAX_EXPANSION = 50
+"""Largest ratio of an unpacked file to its gzip: language models reach 10, and a file made to fill the memory 1000."""
+MIN_NGRAM_BYTES = 4
+"""Fewest bytes of an n-gram in an ARPA file: a digit, a tab, a letter and a line end."""
 PROBE = Path(__file__).with_name("kenlm_probe.py")
 PROBE_SECONDS, PROBE_BYTES_PER_SECOND = 60, 10_000_000
 """Time limit of the probe: a constant plus the file size at this rate. A search in damaged tables may never end."""
@@ -57,9 +63,13 @@ def load_language_model(path: Path, words: Sequence[str]) -> Any:
 
     if _begins_with(path, BINARY_MAGIC):
         _probe(path, words)
+    else:
+        _check_arpa(path)
     try:
         with _stderr_discarded():
             model = KenLM(str(path), Dictionary([*words, UNKNOWN]))
+    except UnicodeDecodeError:  # from a message of KenLM that quotes the file
+        raise InputError(f"{path}: KenLM cannot read it: it is not UTF-8 text") from None
     except RuntimeError as error:
         raise InputError(f"{path}: KenLM cannot read it: {_last_line(str(error))}") from None
     start = model.start(False)
@@ -80,14 +90,42 @@ def _begins_with(path: Path, magic: bytes) -> bool:
     return beginning == magic
 
 
+def _check_arpa(path: Path) -> None:
+    """Raise `InputError` for an ARPA file with which KenLM would crash, or take more time or memory than its size."""
+    packed = _begins_with(path, GZIP_MAGIC)
+    room = path.stat().st_size * (MAX_EXPANSION if packed else 1) // MIN_NGRAM_BYTES
+    for line in _arpa_lines(path):
+        if line.startswith("\\1-grams:"):
+            break
+        count = re.fullmatch(r"ngram.*=\s*(.*?)\s*", line)
+        if count is not None and not (re.fullmatch(r"[0-9]{1,15}", count[1]) and int(count[1]) <= room):
+            raise InputError(
+                f"{path}: {line.strip()[:80]!r} must give the number of n-grams, of which the file has room for {room}"
+            )
+
+
 def _arpa_lines(path: Path) -> Iterator[str]:
-    opener = gzip.open if _begins_with(path, GZIP_MAGIC) else open
+    packed = _begins_with(path, GZIP_MAGIC)
     with readable(path):
         try:
-            with opener(path, "rb") as file:
+            if packed:
+                _check_expansion(path)
+            with gzip.open(path, "rb") if packed else open(path, "rb") as file:
                 yield from text_lines(iter(lambda: file.readline(MAX_LINE_BYTES), b""), path)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise InputError(f"{path}: is damaged or cut short") from None
+
+
+def _check_expansion(path: Path) -> None:
+    """Raise `InputError` for a gzip that unpacks to so many bytes, or such long lines, that they fill the memory."""
+    room = path.stat().st_size * MAX_EXPANSION
+    with gzip.open(path, "rb") as file:
+        while piece := file.read(MAX_LINE_BYTES):
+            room -= len(piece)
+            if room < 0:
+                raise InputError(f"{path}: unpacks to more than {MAX_EXPANSION} times its size: not a language model")
+            if len(piece) == MAX_LINE_BYTES and b"\n" not in piece:
+                raise InputError(f"{path}: has a line that is longer than {MAX_LINE_BYTES} bytes: not a list of words")
 
 
 def _probe(path: Path, words: Sequence[str]) -> None:

@@ -12,6 +12,8 @@ MAX_LINE_BYTES = 100_000
 """Longest line of a lexicon or an ARPA file; a longer one is rejected before it fills the memory."""
 SPECIAL_WORDS = ("<s>", "</s>", "<unk>", "<UNK>")
 """Entries of a language model's vocabulary that are not words."""
+MAX_UNITS = 1000
+"""Longest spelling: flashlight's trie, which has a level for each unit, is traversed recursively."""
 MAX_NAMES = 5
 """Number of names that a message lists."""
 
@@ -78,6 +80,11 @@ def _unique_spellings(words: Iterable[tuple[str, list[str] | None]], units: Unit
                 symbols = [*symbols, units.word_separator]
             can_spell = all(symbol in index for symbol in symbols)
             spelling = [index[symbol] for symbol in symbols] if can_spell else []
+        if len(spelling) > MAX_UNITS:
+            raise InputError(
+                f"{source}: {_first_names([word[:20]])}... is spelled with {len(spelling)} units; "
+                f"at most {MAX_UNITS} are allowed"
+            )
         if can_spell:
             spellings[Spelling(word, text, tuple(spelling))] = None
         else:
