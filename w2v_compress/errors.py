@@ -1,11 +1,19 @@
-"""Exceptions for invalid input, which the command line prints as one line, and helpers that prefix their messages."""
+"""Exceptions for invalid input, which the command line prints as one line, and helpers for their messages."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 CONTROL = ("Cc", "Cs")
 """Unicode categories of control characters, which terminals obey, and of surrogates, which no text may have."""
+
+
+def shown(text: str) -> str:
+    """Return `text` with control characters escaped: names of files may have any, and terminals obey them."""
+    return "".join(
+        character if unicodedata.category(character) not in CONTROL else ascii(character)[1:-1] for character in text
+    )
 
 
 class InputError(ValueError):

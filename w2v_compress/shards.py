@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import InputError, readable
+from .errors import InputError, prefixed, readable
+from .json_objects import parse_json
 
 Item = TypeVar("Item")
 MAX_SHARDS = 100_000
@@ -146,11 +147,12 @@ class _Part:
 
 def _read_part(path: Path) -> _Part:
     lines, _ = _read_lines(path)
-    try:
-        header = lines.pop(0)
-        return _Part(Shard.parse(header["shard"]), header["job"], int(header["total"]), lines)
-    except (IndexError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: line 1 does not describe a job") from None
+    header = lines.pop(0) if lines else {}
+    job, total = header.get("job"), header.get("total")
+    if not isinstance(job, dict) or type(total) is not int or total < 0:
+        raise InputError(f"{path}: line 1 does not describe a job")
+    with prefixed(f"{path}: line 1"):
+        return _Part(Shard.parse(str(header.get("shard"))), job, total, lines)
 
 
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -161,12 +163,9 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             if not line.endswith(b"\n"):
                 break
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                value = None
-            if not isinstance(value, dict):
-                raise InputError(f"{path}: line {number} is damaged; remove it and those after it")
-            values.append(value)
+                values.append(parse_json(line, "it"))
+            except InputError as error:
+                raise InputError(f"{path}: line {number} is damaged; remove it and those after it ({error})") from None
             size += len(line)
     return values, size
 

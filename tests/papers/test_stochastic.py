@@ -85,7 +85,7 @@ def test_committed_results_fit_80_columns(
         (None, "cannot be read"),
         ("[", "is not JSON"),
         ('{"rate": "WER", "models": []}', "has no `comparisons`"),
-        ("[1]", "no `rate`"),
+        ("[1]", "must be a JSON object"),
     ],
 )
 def test_other_files_are_a_one_line_error(

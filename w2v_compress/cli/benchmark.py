@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_message, print_table, progress_bar
+from .console import print_lines, print_message, print_table, progress_bar
 from .options import JsonOption, ThreadsOption, plot_option, points_option, repeats_option, seed_option
 
 
@@ -100,7 +100,7 @@ def benchmark(
         )
     for table in benchmark_tables.tables(report):
         print_table(*table)
-    print("\n".join(benchmark_tables.notes(report)))
+    print_lines(benchmark_tables.notes(report))
     if json_file:
         write_json(json_file, report)
     if plot_file:

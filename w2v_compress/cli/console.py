@@ -1,12 +1,11 @@
 """Terminal output of the verbs: messages, warnings, progress bars and tables. Imports rich on demand."""
 
 import sys
-import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ..errors import CONTROL
+from ..errors import shown
 from ..progress import Progress
 
 MAX_MESSAGE = 2000
@@ -21,11 +20,10 @@ def print_message(message: str) -> None:
     print(f"w2v-compress: {line}", file=sys.stderr)
 
 
-def shown(text: str) -> str:
-    """Return `text` with control characters escaped: names of files may have any, and terminals obey them."""
-    return "".join(
-        character if unicodedata.category(character) not in CONTROL else ascii(character)[1:-1] for character in text
-    )
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on standard output, with control characters escaped."""
+    for line in lines:
+        print(shown(line))
 
 
 @contextmanager
@@ -54,7 +52,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*map(escape, columns), title=escape(title), show_header=any(columns))
+    table = Table(*(escape(shown(column)) for column in columns), title=escape(shown(title)), show_header=any(columns))
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(shown(cell)) for cell in row))
     Console().print(table)

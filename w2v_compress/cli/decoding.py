@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .console import printing_warnings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def decoder_name(settings: dict[str, Any]) -> str:
 
 def print_words(path: Path, words: "Iterable[Word]") -> None:
     """Print the path, then one line per word: start and end in seconds, and the word; then an empty line."""
-    print(path)
+    print(shown(str(path)))
     for word in words:
         print(f"{word.start:.2f} {word.end:.2f} {word.text}")
     print(flush=True)

@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, shown
+from ..evaluation.report import well_formed
 from ..shards import Merged
 from ..shards import merge as join
-from .console import print_message, print_table
+from .console import print_lines, print_message, print_table
 from .options import JsonOption
 
 
@@ -28,28 +30,26 @@ def merge(
 
     merged = join(folder)
     verbs: dict[Any, Callable[[Merged], dict[str, Any]]] = {
-        "prepare": _prepared,
+        "prepare": partial(_prepared, folder=folder),
         "transcribe": _transcripts,
         "evaluate": _evaluation,
     }
     verb = merged.job.get("verb")
-    if verb not in verbs:
+    if not isinstance(verb, str) or verb not in verbs:
         raise InputError(f"{folder}: its job is {verb!r}; it must be one of {', '.join(verbs)}")
-    try:
+    with well_formed(folder):
         report = verbs[verb](merged)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}: a result has no valid {error}") from None
     if json_file:
         write_json(json_file, report)
     if any("error" in result for result in merged.results):
         raise typer.Exit(1)
 
 
-def _prepared(merged: Merged) -> dict[str, Any]:
+def _prepared(merged: Merged, folder: Path) -> dict[str, Any]:
     from ..data.prepare import merge_shards
 
-    report = merge_shards(merged)
-    print(report.summary())
+    report = merge_shards(merged, folder)
+    print_lines([report.summary()])
     return dataclasses.asdict(report)
 
 
@@ -58,7 +58,7 @@ def _transcripts(merged: Merged) -> dict[str, Any]:
         if "error" in result:
             print_message(result["error"])
         else:
-            print(result["text"])
+            print(shown(result["text"]))
     return merged.job | {"transcripts": merged.results}
 
 

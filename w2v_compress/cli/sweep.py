@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import print_table, progress_bar
+from .console import print_lines, print_table, progress_bar
 from .options import (
     BatchSizeOption,
     DataArgument,
@@ -76,7 +76,7 @@ def sweep(
         )
     print_table(f"{model} on {subset}", *rate_table(report))
     print_table("Cost", *cost_table(report))
-    print("\n".join(notes(report)))
+    print_lines(notes(report))
     if save:
         store_sweep(model, report.to_store(subset))
     if plot_file:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from .console import print_table, progress_bar
+from ..evaluation.report import well_formed
+from .console import print_lines, print_table, progress_bar
 from .options import (
     JsonOption,
     MarkdownOption,
@@ -76,7 +77,7 @@ def bigfoot(
             progress=progress,
         )
     print_table("Shrinking Bigfoot", *table(report))
-    print("\n".join(notes(report)))
+    print_lines(notes(report))
     print_table("What must hold", *check_table(report))
     if json_file:
         write_json(json_file, report)
@@ -100,12 +101,13 @@ def stochastic(
     from ..papers.stochastic import markdown, plot, read_results, terminal_tables
 
     report = read_results(results)
-    for table in terminal_tables(report):
-        print_table(*table)
-    if markdown_file:
-        write_text(markdown_file, markdown(report))
-    if plot_file:
-        plot(report, plot_file)
+    with well_formed(results):
+        for table in terminal_tables(report):
+            print_table(*table)
+        if markdown_file:
+            write_text(markdown_file, markdown(report))
+        if plot_file:
+            plot(report, plot_file)
 
 
 @tables.command()
@@ -121,10 +123,11 @@ def benchmark(
     from ..files import write_text
 
     report = benchmark_tables.read_results(results)
-    for table in benchmark_tables.tables(report):
-        print_table(*table)
-    print("\n".join(benchmark_tables.notes(report)))
-    if markdown_file:
-        write_text(markdown_file, benchmark_tables.markdown(report))
-    if plot_file:
-        benchmark_tables.plot(report, plot_file)
+    with well_formed(results):
+        for table in benchmark_tables.tables(report):
+            print_table(*table)
+        print_lines(benchmark_tables.notes(report))
+        if markdown_file:
+            write_text(markdown_file, benchmark_tables.markdown(report))
+        if plot_file:
+            benchmark_tables.plot(report, plot_file)

@@ -214,6 +214,8 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile
         else:
             check_not_truncated(file, name)
         with _SequentialFile(file) as audio:
+            if audio.channels > MAX_CHANNELS:
+                raise AudioError(name, "unreadable", _too_many(audio.channels))
             if audio.frames > _UNKNOWN_FRAMES:
                 raise AudioError(name, "unreadable", "its header gives no length (written to a pipe?): re-encode it")
             yield audio
@@ -227,6 +229,10 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[soundfile.SoundFile
         raise AudioError(
             name, "unreadable", "is damaged, cut short, or not audio (such as wav, flac, ogg or opus)"
         ) from None
+
+
+def _too_many(channels: int) -> str:
+    return f"has {channels} channels; 1 to {MAX_CHANNELS} are allowed"
 
 
 def _decoded_blocks(file: soundfile.SoundFile, path: object) -> Iterator[AudioArray]:
@@ -282,8 +288,7 @@ def _convert_blocks(blocks: Iterator[AudioArray], rate: int, name: object) -> It
     for block in blocks:
         channels = block.shape[1]
         if channels > MAX_CHANNELS:
-            detail = f"has {channels} channels; 1 to {MAX_CHANNELS}, in the last dimension, are allowed"
-            raise AudioError(name, "unreadable", detail)
+            raise AudioError(name, "unreadable", f"{_too_many(channels)}, in the last dimension")
         if not np.isfinite(block).all():
             raise AudioError(name, "non-finite", "has samples that are not finite numbers")
         audio = block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32)

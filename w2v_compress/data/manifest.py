@@ -1,6 +1,7 @@
 """Read and write fairseq manifests: `SPLIT.tsv` (root folder, then `path<TAB>samples`), `SPLIT.wrd` and labels."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from ..files import write_text
 from .audio import SAMPLE_RATE
 from .lines import Lines
 from .units import Units
+
+SAMPLES = re.compile(r"\s*0*[1-9][0-9]{0,14}\s*")
+"""The samples of a recording in a manifest: at least 1, and fewer than a thousand years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Manifest(Sequence[Utterance]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        path, _, samples = self._manifest[place + 1].rpartition("\t")
+        path, _, samples = self._manifest[place + 1].partition("\t")
         return Utterance(Path(self._root, path), int(samples), self._texts[place].strip())
 
 
@@ -73,12 +77,33 @@ def read_manifest(folder: Path, subset: str) -> Manifest:
     if len(texts) != len(lines) - 1:
         raise InputError(f"{manifest}: has {len(lines) - 1} utterances, but {subset}.wrd has {len(texts)} lines")
     for number, line in enumerate(lines, start=1):
-        path, tab, samples = line.rpartition("\t")
-        if number > 1 and (not tab or not path or not samples.strip().isdecimal()):
-            raise InputError(f"{manifest}: line {number} is {line[:80]!r}; it must be a path, a tab and the samples")
+        if number == 1:
+            check_root(manifest, line)
+        else:
+            audio_path(manifest, number, line)
     for _ in texts:
         pass  # each line is UTF-8
     return Manifest(lines, texts)
+
+
+def check_root(manifest: Path, line: str) -> None:
+    """Raise `InputError` unless `line`, the first of `manifest`, names a folder."""
+    if not line.strip() or "\t" in line or "\0" in line:
+        raise InputError(f"{manifest}: line 1 is {line[:80]!r}; it must be the folder of the audio")
+
+
+def audio_path(manifest: Path, number: int, line: str) -> str:
+    """Return the path in `line`, whose number is `number` and not 1, of `manifest`.
+
+    Raises `InputError` unless the line is a path within the folder of line 1, a tab and the samples.
+    """
+    path, _, samples = line.partition("\t")
+    if not path.strip() or "\0" in path or SAMPLES.fullmatch(samples) is None:
+        raise InputError(f"{manifest}: line {number} is {line[:80]!r}; it must be a path, a tab and the samples")
+    # fairseq joins the root with the path, and joining with an absolute path drops the root.
+    if os.path.isabs(path) or (os.pardir in path and os.path.normpath(path).split(os.sep, 1)[0] == os.pardir):
+        raise InputError(f"{manifest}: line {number}: {path[:80]!r} leaves the folder of line 1; it must be within")
+    return path
 
 
 def write_manifest(folder: Path, subset: str, utterances: Sequence[Utterance], units: Units) -> None:

@@ -1,6 +1,5 @@
 """Check manifests, labels and the dictionary before training, so that no fault in them ends it after days."""
 
-import os
 from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from .lines import read_lines
+from .manifest import audio_path, check_root
 
 
 def check_manifest(folder: Path, subset: str, suffix: str | None = None, symbols: Collection[str] = ()) -> None:
@@ -40,17 +40,10 @@ def _check_paths(manifest: Path) -> int:
     """Check the lines of a manifest, and return the number of utterances."""
     lines = _numbered_lines(manifest)
     _, root = next(lines, (1, ""))
-    if not root.strip() or "\t" in root:
-        raise InputError(f"{manifest}: line 1 is {root[:80]!r}; it must be the folder of the audio")
+    check_root(manifest, root)
     hashes = array("q")
     for number, line in lines:
-        path, tab, samples = line.partition("\t")
-        if not tab or not path.strip() or not samples.strip().isdecimal() or not int(samples):
-            raise InputError(f"{manifest}: line {number} is {line[:80]!r}; it must be a path, a tab and the samples")
-        # fairseq joins the root with the path, and joining with an absolute path drops the root.
-        if os.path.isabs(path) or os.path.normpath(path).split(os.sep, 1)[0] == os.pardir:
-            raise InputError(f"{manifest}: line {number}: {path[:80]!r} leaves the folder of line 1; it must be within")
-        hashes.append(hash(path))
+        hashes.append(hash(audio_path(manifest, number, line)))
     if not hashes:
         raise InputError(f"{manifest}: holds no utterances")
     _check_unique(manifest, np.frombuffer(hashes, np.int64))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..files import replacing
 from ..progress import Progress, no_progress
 from ..shards import Journal, Merged, Shard
@@ -158,11 +158,30 @@ def _convert_shard(
         return _report(job["out"], *_parse_results(journal.results, job["splits"]))
 
 
-def merge_shards(merged: Merged) -> PrepareReport:
-    """Write the manifests of a corpus that was prepared in shards; result and errors are those of `prepare`."""
+def merge_shards(merged: Merged, folder: Path) -> PrepareReport:
+    """Write the manifests of a corpus that was prepared in shards, whose journals are in `folder`.
+
+    Result and errors are those of `prepare`. Raises `InputError` too if the journals were not written by `prepare`.
+    """
     job = merged.job
-    accepted, rejections = _parse_results(merged.results, job["splits"])
-    return _write_outputs(Path(job["out"]), accepted, rejections, Units.from_dict(job["units"]), strict=job["strict"])
+    out, units = Path(job["out"]), Units.from_dict(job["units"])
+    if out.resolve() != folder.resolve().parent:
+        raise InputError(f"{folder}: holds shards of {out}; it must be in this folder")
+    if not all(map(_is_split_name, job["splits"])) or not isinstance(job["strict"], bool):
+        raise InputError(f"{folder}: its job has no valid `splits` and `strict`")
+    for result in merged.results:
+        if "split" in result:
+            _check_utterance(result, job["splits"], units, folder)
+    return _write_outputs(out, *_parse_results(merged.results, job["splits"]), units, strict=job["strict"])
+
+
+def _check_utterance(result: dict[str, Any], splits: Sequence[str], units: Units, folder: Path) -> None:
+    """Raise `InputError` unless a manifest can hold the utterance that a journal in `folder` has."""
+    path, samples, text = result["path"], result["samples"], result["text"]
+    if not fits_manifest(Path(path)) or type(samples) is not int or samples < 1 or result["split"] not in splits:
+        raise InputError(f"{folder}: the utterance {path[:80]!r} has no valid path, samples and split")
+    if text.split() != text.split(" ") or units.unknown_characters(text):
+        raise InputError(f"{folder}: the utterance {path[:80]!r} has the text {text[:80]!r}, which is not in the units")
 
 
 def _parse_results(
@@ -308,8 +327,10 @@ def _write_outputs(
     rejected = _reasons(rejections)
     rows = sorted((rejection.path, rejection.reason, rejection.detail) for rejection in rejections)
     with replacing(out / "rejected.tsv") as temporary:
-        lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in [("path", "reason", "detail"), *rows]]
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
+        lines = [
+            "\t".join(shown(" ".join(cell.split())) for cell in row) for row in [("path", "reason", "detail"), *rows]
+        ]
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if strict and rejections:
         raise InputError(
             f"{out / 'rejected.tsv'}: {_rejection_counts(rejected)}; --strict allows none, so no manifest is written"

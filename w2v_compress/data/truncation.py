@@ -8,6 +8,8 @@ from ..errors import AudioError
 
 _UNKNOWN_SIZE = 0x7FFFF000
 """Smallest placeholder length: sox and ffmpeg write it, or more, into a pipe, where the length is not known."""
+MAX_CHUNKS = 10_000
+"""Number of chunks of a WAV or AIFF file among which its audio is looked for."""
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
@@ -33,7 +35,9 @@ def _is_truncated(file: BinaryIO) -> bool:
         return False
     header = struct.Struct("<4sI" if magic == b"RIFF" else ">4sI")
     position = 12
-    while position + header.size <= size:
+    for _ in range(MAX_CHUNKS):
+        if position + header.size > size:
+            break
         file.seek(position)
         name, length = header.unpack(file.read(header.size))
         position += header.size + length
