@@ -72,7 +72,8 @@ def run(step: Step, seconds: float, log: Path) -> str:
     if step.missing:
         return f"left out: no {step.missing}"
     step.result.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | step.environment
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # of this environment
+    environment = os.environ | {"PATH": programs} | step.environment
     with log.open("a") as output:
         process = subprocess.Popen(
             step.command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True

@@ -36,6 +36,14 @@ SUPPORTED_FAIRSEQ_VALUES = {
 """Settings of fairseq's `wav2vec2` with a single supported value; other values change the network."""
 
 
+LEAST_CHANNELS = 16
+"""Least input channels of a group of a convolution in bf16.
+
+On processors with AMX, oneDNN 3.12, which torch and OpenVINO use, computes wrong values for 2 to 14 channels and
+kernels of 8 or more. Zeros fill up the groups of narrower networks.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Architecture of a wav2vec 2.0 CTC network (Baevski et al. 2020, section 2), with fairseq's field names.

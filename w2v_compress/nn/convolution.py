@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .architecture import LEAST_CHANNELS
+
 
 def strided_windows(x: Tensor, kernel: int, stride: int) -> Iterator[Tensor]:
     """Split a convolution into products: yield one operand `(batch, frames, taps * channels)` for each `stride` taps.
@@ -122,6 +124,10 @@ def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gr
     Maps `x` `(batch, time, channels)` to `(batch, ceil(time / stride), channels)`.
     """
     frames = (x.shape[1] + stride - 1) // stride
+    missing = LEAST_CHANNELS - weight.shape[1]
+    if missing > 0 and (x.dtype == torch.bfloat16 or torch.compiler.is_exporting()):  # others may run the graph in bf16
+        x = F.pad(x.unflatten(2, (groups, -1)), (0, missing)).flatten(2)
+        weight = F.pad(weight, (0, 0, 0, missing))
     out: Tensor = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
     return out[:, :, :frames].transpose(1, 2)
 

@@ -94,9 +94,9 @@ class OpenVinoEngine:
         self._file = TensorFile.read(path)
         self._architecture = self._file.header.architecture
         self._core = openvino.Core()
-        reduced = precision == "bf16" or (precision == "int8" and processor().has_fast_bfloat16)
+        self._reduced = precision == "bf16" or (precision == "int8" and processor().has_fast_bfloat16)
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._reduced else "f32",
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self.streams,
             # Threads that are bound to a core wait for it while another process has it.
@@ -124,7 +124,7 @@ class OpenVinoEngine:
     @functools.cached_property
     def _builder(self) -> GraphBuilder:
         """The builder of graphs that are not in the cache; a start with all of them there needs none."""
-        return GraphBuilder(Weights(self._core, self._file))
+        return GraphBuilder(Weights(self._core, self._file), reduced=self._reduced)
 
     def _encode(self, encoder: Graph, point: CompressionPoint, features: FloatArray) -> FloatArray:
         """Compute the logits `(frames, units)` for features `(frames, channels)`."""

@@ -13,7 +13,7 @@ import openvino
 from openvino import Node, Output
 from openvino import opset15 as ops
 
-from ....nn.architecture import Architecture
+from ....nn.architecture import LEAST_CHANNELS, Architecture
 from ....nn.compression import CompressionPoint
 from ....nn.parameters import ENCODER, EXTRACTOR, HEAD, POSITIONAL, PROJECTION
 from ....quantization.parts import ATTENTION_OPERANDS
@@ -31,8 +31,9 @@ Value: TypeAlias = Node | Output
 class GraphBuilder:
     """Builds the graphs of one model file. Weights are shared between them."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, weights: Weights, *, reduced: bool = False) -> None:
+        """Build from `weights`; `reduced` if the graphs will be compiled for bf16."""
+        self.weights, self.reduced = weights, reduced
         self.architecture = weights.file.header.architecture
         self._inputs: dict[str, Node] = {}
 
@@ -135,6 +136,12 @@ class GraphBuilder:
         kernel = self.architecture.conv_pos
         padding = [kernel // 2], [(kernel - 1) // 2]
         x = _swap_time_and_channels(x)
+        groups = self.architecture.conv_pos_groups
+        missing = LEAST_CHANNELS - self.architecture.encoder_embed_dim // groups
+        if self.reduced and missing > 0:
+            x = _with_zeros(_reshape(x, groups, LEAST_CHANNELS - missing, -1), (0, missing, 0))
+            x = _reshape(x, 1, groups * LEAST_CHANNELS, -1)
+            weight = _with_zeros(weight, (0, 0, missing, 0))
         out = ops.add(
             ops.group_convolution(x, weight, [stride], *padding, [1]),
             _reshape(self.weights.floating(f"{POSITIONAL}.bias"), 1, -1, 1),
@@ -300,6 +307,11 @@ def _time(x: Value) -> Node:
 
 def _reshape(x: Value, *shape: int) -> Node:
     return ops.reshape(x, _indices(*shape), False)
+
+
+def _with_zeros(x: Value, counts: tuple[int, ...]) -> Node:
+    """Append `counts` zeros along each axis."""
+    return ops.pad(x, _indices(*[0] * len(counts)), _indices(*counts), "constant", _constant(0.0))
 
 
 def _indices(*values: int) -> Node:
