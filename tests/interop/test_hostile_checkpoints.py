@@ -110,6 +110,8 @@ HOSTILE: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str]] = {
     ),
     "name": (lambda c: with_tensor(c, torch.zeros(1), 7), "the tensor 7 has a name that is not text"),
     "value": (lambda c: with_tensor(c, "text"), f"the tensor `{HEAD}` is unknown"),
+    "labels": (lambda c: nested(c, ["x" * 300], "task", "labels"), "`labels` in its task is ['xxx"),
+    "labels elsewhere": (lambda c: nested(c, "../ltr", "task", "labels"), "`labels` in its task is ../ltr; it must be"),
     "dictionary": (lambda c: c | {"task_state": {"target_dictionary": 3}}, "is not a dictionary of fairseq"),
     "task state": (lambda c: c | {"task_state": [1]}, ""),
     "symbols": (lambda c: with_dictionary(c, symbols=[1, 2]), "is not a dictionary of fairseq"),

@@ -6,6 +6,8 @@ configuration of current fairseq (`cfg`) or of 2020-21 (`args`), and checkpoints
 `w2v_args`. `read_initial` also reads pre-trained networks, to fine-tune them.
 """
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.units import UnitKind, Units
-from ..errors import InputError, prefixed
+from ..errors import InputError, prefixed, shown
 from ..files import replacing
 from ..model_file.random import random_model
 from ..model_file.storage import ModelFile, check_finite, read_model, write_model
@@ -25,6 +27,8 @@ from .fairseq_settings import FINE_TUNED, PRETRAINED, CheckpointSettings, pretra
 
 PREFIX = "w2v_encoder."
 NETWORK = "w2v_model."
+LABELS = re.compile(r"\w{1,32}")
+"""Endings of files of labels, such as `ltr`."""
 PRETRAINING_ONLY = ("quantizer.", "project_q.", "final_proj.", "target_glu.")
 
 
@@ -214,15 +218,20 @@ def _find_units(
     path: Path, checkpoint: Mapping[str, Any], task: Mapping[str, Any], dictionary: Path | None, num_units: int
 ) -> tuple[Units, str]:
     """Return the output units and where they were found; raise `InputError` if they do not fit the CTC head."""
-    kind: UnitKind = "sentencepiece" if task.get("labels") == "spm" else "letter"
-    file_name = "dict.spm.txt" if kind == "sentencepiece" else f"dict.{task.get('labels') or 'ltr'}.txt"
+    labels = task.get("labels") or "ltr"
+    if not (isinstance(labels, str) and LABELS.fullmatch(labels)):
+        raise InputError(
+            f"`labels` in its task is {shown(str(labels)[:80])}; it must be the ending of a file of labels"
+        )
+    kind: UnitKind = "sentencepiece" if labels == "spm" else "letter"
+    file_name = f"dict.{labels}.txt"
     if dictionary is not None:
         if not dictionary.exists():
             raise InputError(f"the dictionary {dictionary} does not exist")
         files = [dictionary / file_name if dictionary.is_dir() else dictionary]
     else:
         folders = [path.parent, *([Path(str(task["data"]))] if task.get("data") else [])]
-        files = [file for file in (folder / file_name for folder in folders) if file.is_file()]
+        files = [file for file in (folder / file_name for folder in folders) if os.path.isfile(file)]  # of any path
     stored = _stored_symbols(checkpoint.get("task_state"))
     if stored is not None and dictionary is None and kind == "letter":
         units, source = Units(kind, stored), "the checkpoint"
