@@ -51,7 +51,7 @@ def steps(arguments: argparse.Namespace) -> Iterator[Step]:
     yield Step("speed of training", training, speed)
     data = [option for folder in arguments.speech for option in ("--speech", str(folder))]
     data += ["--digits", str(arguments.digits)] if arguments.digits else []
-    updates = {"SHORT_UPDATES": "2", "MIXED_UPDATES": "2", "PROMPT_UPDATES": "2"} if cpu else {}
+    updates = {"SHORT_UPDATES": "20", "MIXED_UPDATES": "20", "PROMPT_UPDATES": "20"} if cpu else {}
     updates = updates or {"MIXED_UPDATES": "20000", "PROMPT_UPDATES": "20000"}
     teacher = out / "teacher" / "shipped"
     yield Step(
