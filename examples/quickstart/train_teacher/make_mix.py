@@ -4,11 +4,13 @@
 
 Twenty minutes of one speaker are too little to train a network from scratch (see README.md), so they are augmented:
 prompts are joined into phrases, with varied speed and added noise. FOLDERs are corpora with `utterances.csv` (columns
-path, text, split, optional speaker); digits are joined into strings of one speaker. Debian's `flite` synthesizes speech
-from words of the prompts. Reads the split `train` of each corpus, and `dev` of the prompts for validation.
+path, text, split, optional speaker); sentences are repeated with other speeds and noise, and digits are joined into
+strings of one speaker. Debian's `flite` synthesizes speech from words of the prompts. Only the split `train` of each
+corpus is trained on.
 
-Writes three training subsets and `dev` as fairseq manifests: `short` (digits and short phrases, with which CTC leaves
-its blank plateau soonest), `mixed` (everything) and `prompts` (prompts and synthetic speech, for the last updates).
+Writes two training subsets as fairseq manifests, `short` (digits and short phrases, with which CTC leaves its blank
+plateau soonest) and `mixed` (everything), and for validation `dev` of the prompts and `dev_NAME` of each FOLDER of
+sentences.
 """
 
 import argparse
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus of sentences; repeatable")
     parser.add_argument("--digits", type=Path, help="a corpus of single digits (Free Spoken Digit Dataset)")
     parser.add_argument("--synthetic-hours", type=float, default=2.5, help="hours of synthetic speech; 0 for none")
+    parser.add_argument("--copies", type=int, default=3, help="times that sentences are repeated, the first unchanged")
     parser.add_argument("--prompt-hours", type=float, default=5.0, help="hours of augmented prompts")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     args = parser.parse_args()
@@ -165,19 +168,25 @@ def main() -> None:
         prompts = read_corpus(args.prompts, "train")
         texts = [prompt.text for prompt in prompts]
         dev = read_corpus(args.prompts, "dev")
-        held_out = {clip.text for clip in dev + read_corpus(args.prompts, "test")}
+        speech_dev = {folder.name: read_corpus(folder, "dev") for folder in args.speech}
+        kept_out = dev + read_corpus(args.prompts, "test") + [clip for clips in speech_dev.values() for clip in clips]
+        held_out = {clip.text for clip in kept_out}
         digits = read_corpus(args.digits, "train") if args.digits else []
-        speech = [utterance for folder in args.speech for utterance in read_corpus(folder, "train")]
+        speech = [clip for folder in args.speech for clip in read_corpus(folder, "train")]
         short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
-        mixed = phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator) + speech
+        mixed = prompts + phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator)
+        mixed += speech
+        for _ in range(args.copies - 1):
+            mixed += [Clip(augment(clip.samples, generator), clip.text, clip.speaker) for clip in speech]
         synthetic: list[Clip] = []
         if args.synthetic_hours:
             short += synthesize(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
             synthetic = synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
         write_subset(args.out, "short", short)
         write_subset(args.out, "mixed", mixed + synthetic)
-        write_subset(args.out, "prompts", phrases(prompts, args.prompt_hours, 14, 4, generator) + prompts + synthetic)
         write_subset(args.out, "dev", dev)
+        for name, clips in speech_dev.items():
+            write_subset(args.out, f"dev_{name}", clips)
         Units.letters().write_dictionary(args.out / "dict.ltr.txt")
     except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:
         sys.exit(f"make_mix: {error}")
