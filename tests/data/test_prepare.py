@@ -10,7 +10,8 @@ import soundfile
 
 from w2v_compress.data.audio import read_audio
 from w2v_compress.data.manifest import read_manifest
-from w2v_compress.data.prepare import PrepareReport, SplitReport, prepare
+from w2v_compress.data.prepare import prepare
+from w2v_compress.data.prepare_outputs import PrepareReport, SplitReport
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.nn.architecture import Architecture

@@ -46,7 +46,7 @@ def merge(
 
 
 def _prepared(merged: Merged, folder: Path) -> dict[str, Any]:
-    from ..data.prepare import merge_shards
+    from ..data.prepare_shards import merge_shards
 
     report = merge_shards(merged, folder)
     print_lines([report.summary()])

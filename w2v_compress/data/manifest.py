@@ -128,5 +128,10 @@ def fits_manifest(path: Path) -> bool:
     )
 
 
+def is_split_name(name: str) -> bool:
+    """Whether `name` is valid in file names and for fairseq, which splits subset names at commas and colons."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) is not None and name != "rejected"
+
+
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))

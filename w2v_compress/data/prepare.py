@@ -4,54 +4,22 @@ import dataclasses
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from ..errors import InputError, shown
-from ..files import replacing
+from ..errors import InputError
 from ..progress import Progress, no_progress
-from ..shards import Journal, Merged, Shard
+from ..shards import Shard
 from .conversion import AudioFormat, Converter, Rejection
 from .corpora import CORPORA, Recording, join_recordings
-from .manifest import Utterance, fits_manifest, write_manifest
+from .manifest import Utterance, fits_manifest, is_split_name
+from .prepare_outputs import PrepareReport, write_outputs
+from .prepare_shards import convert_shard
 from .units import UnitKind, Units
 
 MAX_SECONDS = 40.0
 """Default for the longest accepted duration, in seconds; the longest utterance of LibriSpeech lasts 35.2 s."""
-
-
-SHARDS = "shards"
-"""Folder in the output folder for the results of shards."""
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """Size of a written split."""
-
-    utterances: int
-    """Number of utterances."""
-    hours: float
-    """Duration of the audio in hours."""
-
-
-@dataclass(frozen=True)
-class PrepareReport:
-    """Result of `prepare`."""
-
-    out: str
-    """Manifest folder."""
-    splits: dict[str, SplitReport]
-    """Size of each split, by name."""
-    rejected: dict[str, int]
-    """Number of rejected utterances, by reason."""
-
-    def summary(self) -> str:
-        """Return one line: utterances and hours of each split, and the number of rejected utterances by reason."""
-        accepted = ", ".join(f"{name} {split.utterances} ({split.hours:.2f} h)" for name, split in self.splits.items())
-        return f"{self.out}: {accepted}; {_rejection_counts(self.rejected)}"
 
 
 def prepare(
@@ -106,7 +74,7 @@ def prepare(
     lengths = _join_lengths(corpus, join, join_count)
     out = Path(os.path.abspath(out))
     recordings = _read_corpus(corpus, Path(source))
-    splits = sorted({recording.split for recording in recordings if _is_split_name(recording.split)})
+    splits = sorted({recording.split for recording in recordings if is_split_name(recording.split)})
     recordings, rejections = _reject_rows(recordings)
     if lengths is not None:
         recordings = join_recordings(recordings, lengths, count=join_count, seed=seed)
@@ -119,7 +87,7 @@ def prepare(
     converter = Converter(out / "audio", unit_set, max_seconds, audio_format)
     if shard is not None:
         job = {"verb": "prepare", "out": str(out), "units": unit_set.to_dict(), "splits": splits, "strict": strict}
-        return _convert_shard(shard, job, converter, recordings, rejections, workers, progress)
+        return convert_shard(shard, job, converter, recordings, rejections, workers, progress)
     accepted: dict[str, list[Utterance]] = {split: [] for split in splits}
     outcomes = converter.run(recordings, converter.targets(recordings), workers)
     for count, (recording, outcome) in enumerate(zip(recordings, outcomes, strict=True), start=1):
@@ -128,75 +96,7 @@ def prepare(
         else:
             accepted[recording.split].append(outcome)
         progress(count, len(recordings))
-    return _write_outputs(out, accepted, rejections, unit_set, strict=strict)
-
-
-def _convert_shard(
-    shard: Shard,
-    job: dict[str, Any],
-    converter: Converter,
-    recordings: Sequence[Recording],
-    rejections: Sequence[Rejection],
-    workers: int | None,
-    progress: Progress,
-) -> PrepareReport:
-    """Convert the recordings of a shard that its journal does not have yet; the first shard holds `rejections` too."""
-    early = [dataclasses.asdict(rejection) for rejection in rejections] if shard.index == 1 else []
-    targets = shard.of(converter.targets(recordings))
-    recordings = shard.of(recordings)
-    with Journal(Path(job["out"]) / SHARDS, shard, job, len(early) + len(recordings)) as journal:
-        for result in early[len(journal.results) :]:
-            journal.append(result)
-        done = len(journal.results) - len(early)
-        outcomes = converter.run(recordings[done:], targets[done:], workers)
-        for recording, outcome in zip(recordings[done:], outcomes, strict=True):
-            result = dataclasses.asdict(outcome)
-            if isinstance(outcome, Utterance):
-                result |= {"path": str(outcome.path), "split": recording.split}
-            journal.append(result)
-            progress(len(journal.results), journal.total)
-        return _report(job["out"], *_parse_results(journal.results, job["splits"]))
-
-
-def merge_shards(merged: Merged, folder: Path) -> PrepareReport:
-    """Write the manifests of a corpus that was prepared in shards, whose journals are in `folder`.
-
-    Result and errors are those of `prepare`. Raises `InputError` too if the journals were not written by `prepare`.
-    """
-    job = merged.job
-    out, units = Path(job["out"]), Units.from_dict(job["units"])
-    if out.resolve() != folder.resolve().parent:
-        raise InputError(f"{folder}: holds shards of {out}; it must be in this folder")
-    if not all(map(_is_split_name, job["splits"])) or not isinstance(job["strict"], bool):
-        raise InputError(f"{folder}: its job has no valid `splits` and `strict`")
-    for result in merged.results:
-        if "split" in result:
-            _check_utterance(result, job["splits"], units, folder)
-    return _write_outputs(out, *_parse_results(merged.results, job["splits"]), units, strict=job["strict"])
-
-
-def _check_utterance(result: dict[str, Any], splits: Sequence[str], units: Units, folder: Path) -> None:
-    """Raise `InputError` unless a manifest can hold the utterance that a journal in `folder` has."""
-    path, samples, text = result["path"], result["samples"], result["text"]
-    if not fits_manifest(Path(path)) or type(samples) is not int or samples < 1 or result["split"] not in splits:
-        raise InputError(f"{folder}: the utterance {path[:80]!r} has no valid path, samples and split")
-    if text.split() != text.split(" ") or units.unknown_characters(text):
-        raise InputError(f"{folder}: the utterance {path[:80]!r} has the text {text[:80]!r}, which is not in the units")
-
-
-def _parse_results(
-    results: Sequence[dict[str, Any]], splits: Sequence[str]
-) -> tuple[dict[str, list[Utterance]], list[Rejection]]:
-    """Return the utterances of each split, and the rejections, in journals of shards."""
-    accepted: dict[str, list[Utterance]] = {split: [] for split in splits}
-    rejections = []
-    for result in results:
-        if "split" in result:
-            utterance = Utterance(Path(result["path"]), result["samples"], result["text"])
-            accepted[result["split"]].append(utterance)
-        else:
-            rejections.append(Rejection(**result))
-    return accepted, rejections
+    return write_outputs(out, accepted, rejections, unit_set, strict=strict)
 
 
 def _check_options(
@@ -248,11 +148,6 @@ def _read_corpus(corpus: str, source: Path) -> list[Recording]:
     return recordings
 
 
-def _is_split_name(name: str) -> bool:
-    """Whether `name` is valid in file names and for fairseq, which splits subset names at commas and colons."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) is not None and name != "rejected"
-
-
 def _reject_rows(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Rejection]]:
     """Reject repeated files, invalid split names and empty texts, which need neither units nor audio."""
     accepted, rejections = [], []
@@ -261,7 +156,7 @@ def _reject_rows(recordings: Sequence[Recording]) -> tuple[list[Recording], list
         path = os.path.abspath(recording.parts[0])
         if len(recording.parts) == 1 and path in seen:
             rejections.append(Rejection(str(recording), "duplicate path", "is listed a second time"))
-        elif not _is_split_name(recording.split):
+        elif not is_split_name(recording.split):
             detail = (
                 f"its split is {recording.split!r}; letters, digits, '_', '.' and '-' are allowed, 'rejected' is not"
             )
@@ -319,45 +214,3 @@ def _create_output_folder(out: Path, recordings: Sequence[Recording], splits: Se
         raise InputError(
             f"{dictionary}: the split {min(others)!r} there has other units; use this dictionary, or choose another OUT"
         )
-
-
-def _write_outputs(
-    out: Path, accepted: Mapping[str, list[Utterance]], rejections: Sequence[Rejection], units: Units, *, strict: bool
-) -> PrepareReport:
-    rejected = _reasons(rejections)
-    rows = sorted((rejection.path, rejection.reason, rejection.detail) for rejection in rejections)
-    with replacing(out / "rejected.tsv") as temporary:
-        lines = [
-            "\t".join(shown(" ".join(cell.split())) for cell in row) for row in [("path", "reason", "detail"), *rows]
-        ]
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    if strict and rejections:
-        raise InputError(
-            f"{out / 'rejected.tsv'}: {_rejection_counts(rejected)}; --strict allows none, so no manifest is written"
-        )
-    empty = [split for split, utterances in accepted.items() if not utterances]
-    if empty or not accepted:
-        problem = f"the split {empty[0]!r} has no valid utterance" if empty else "no utterance is valid"
-        raise InputError(f"{out / 'rejected.tsv'}: {problem}; {_rejection_counts(rejected)}; no manifest is written")
-    units.write_dictionary(out / units.dictionary_name)
-    for split, utterances in accepted.items():
-        write_manifest(out, split, utterances, units)
-    return _report(str(out), accepted, rejections)
-
-
-def _report(out: str, accepted: Mapping[str, Sequence[Utterance]], rejections: Sequence[Rejection]) -> PrepareReport:
-    rejected = _reasons(rejections)
-    hours = {split: sum(utterance.seconds for utterance in utterances) / 3600 for split, utterances in accepted.items()}
-    reports = {split: SplitReport(len(utterances), hours[split]) for split, utterances in accepted.items()}
-    return PrepareReport(out, reports, rejected)
-
-
-def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
-    """Count the rejections by reason, the most common first."""
-    return dict(Counter(rejection.reason for rejection in rejections).most_common())
-
-
-def _rejection_counts(rejected: Mapping[str, int]) -> str:
-    if not rejected:
-        return "none rejected"
-    return f"{sum(rejected.values())} rejected ({', '.join(f'{count} {reason}' for reason, count in rejected.items())})"
