@@ -42,12 +42,14 @@ from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import megabytes
 from w2v_compress.files import write_json
-from w2v_compress.nn.architecture import named_architecture
+from w2v_compress.nn.architecture import Architecture, named_architecture
 from w2v_compress.nn.compression import CompressionPoint, CompressionSpace, parse_points
 
 MODEL = "stochastic_sew"
-SPACE = CompressionSpace(squeeze=(1, 2, 3, 4), query_pool=(1, 2), key_value_pool=(1, 2))
+SPACE = CompressionSpace()
 """Points of the paper's recipe."""
+BASE_PARAMETERS = 95_044_608
+"""Parameters of base in pre-training."""
 SAMPLED = "sampled"
 BATCHES = 64
 """Batches of `samples` in an update of the recipe; fewer GPUs accumulate gradients over several."""
@@ -137,20 +139,23 @@ def expected_largest(count: int) -> float:
     return NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) if count > 1 else 0.0
 
 
-def compare(arguments: argparse.Namespace, cluster: Cluster, size: float) -> list[dict[str, Any]]:
+def macs_per_second(architecture: Architecture, point: CompressionPoint, crop: float) -> float:
+    """Return the multiply-accumulates of a forward pass per second of audio, for utterances of `crop` seconds."""
+    return count_compute(architecture, round(SAMPLE_RATE * crop), point).total / crop
+
+
+def compare(arguments: argparse.Namespace, cluster: Cluster) -> list[dict[str, Any]]:
     """Return the model's seconds for each of `PUBLISHED` beside the published ones."""
     architecture = named_architecture("base")
-    crop = round(SAMPLE_RATE * arguments.crop)
     rows = []
     for published in PUBLISHED:
         macs = sum(
-            count_compute(architecture, crop, CompressionPoint.parse(point)).total
-            * layers
-            / architecture.encoder_layers
+            macs_per_second(architecture, CompressionPoint.parse(point), arguments.crop) * layers
             for point, layers in published.points.items()
         )
+        macs *= arguments.samples / SAMPLE_RATE / architecture.encoder_layers
         there = replace(cluster, flops=published.flops)
-        predicted = there.update(published.gpus, macs * arguments.samples / crop, size)
+        predicted = there.update(published.gpus, macs, BYTES * BASE_PARAMETERS)
         rows.append(asdict(published) | {"predicted_seconds": predicted, "share": predicted / published.seconds})
     return rows
 
@@ -174,6 +179,11 @@ def kept_activations(trainer: Trainer) -> Iterator[dict[int, int]]:
         yield kept
 
 
+def trained_parameters(trainer: Trainer) -> int:
+    """Return the number of parameters with a gradient, which the ranks exchange."""
+    return sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+
+
 def count(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the counts of each point."""
     architecture = named_architecture(arguments.architecture)
@@ -181,19 +191,18 @@ def count(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         benchmark = TrainingBenchmark("pre-training", arguments, Path(folder))
         trainer = benchmark.trainer(MODEL)
+        parameters = trained_parameters(trainer)
         for point in parse_points(arguments.points.split()):
             with kept_activations(trainer) as kept:
                 benchmark.update(trainer, str(point))()
-            gradients = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
             activations = sum(kept.values()) / (arguments.batch * arguments.seconds)
-            macs = count_compute(architecture, round(SAMPLE_RATE * arguments.crop), point).total
             rows.append(
                 {
                     "point": str(point),
-                    "parameters": gradients,
-                    "gradient_bytes": BYTES * gradients,
+                    "parameters": parameters,
+                    "gradient_bytes": BYTES * parameters,
                     "activation_bytes_per_second_fp32": activations,
-                    "macs_per_second": macs / arguments.crop,
+                    "macs_per_second": macs_per_second(architecture, point, arguments.crop),
                 }
             )
     return rows
@@ -220,7 +229,7 @@ def worker(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark = TrainingBenchmark("pre-training", arguments, Path(folder))
         alone, together = benchmark.trainer(MODEL), benchmark.trainer(MODEL, processes)
-        gradients = torch.zeros(sum(each.numel() for each in together.model.parameters() if each.requires_grad))
+        gradients = torch.zeros(trained_parameters(together))
         runs = {"exchange": lambda: torch.distributed.all_reduce(gradients)}
         for point in arguments.points.split():
             runs[f"compute {point}"] = benchmark.update(alone, point)
@@ -255,6 +264,7 @@ def check(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             command += [__file__, "--worker", str(output), "--architecture", arguments.check_architecture]
             command += ["--points", arguments.check_points, "--repeats", str(arguments.repeats)]
             command += ["--batch", str(arguments.batch), "--seconds", str(arguments.seconds)]
+            command += ["--seed", str(arguments.seed)]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
             subprocess.run(command, env=environment, check=True)
             measured = json.loads(output.read_text(encoding="utf-8"))
@@ -285,16 +295,15 @@ def check(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def predict(arguments: argparse.Namespace, cluster: Cluster, size: float) -> list[dict[str, Any]]:
     """Return time and throughput for each number of GPUs, at each point and at the sampled points of the recipe."""
     architecture = named_architecture(arguments.architecture)
-    crop = round(SAMPLE_RATE * arguments.crop)
+    asked, audio_seconds = parse_points(arguments.points.split()), arguments.samples / SAMPLE_RATE
     macs = {
-        str(point): count_compute(architecture, crop, point).total * arguments.samples / crop
-        for point in {*SPACE.all_points(), *parse_points(arguments.points.split())}
+        str(point): macs_per_second(architecture, point, arguments.crop) * audio_seconds
+        for point in {*SPACE.all_points(), *asked}
     }
-    names = [*map(str, parse_points(arguments.points.split())), SAMPLED]
     rows = []
     for gpus in GPUS:
-        audio = max(gpus, BATCHES) * arguments.samples / SAMPLE_RATE
-        for name in names:
+        audio = max(gpus, BATCHES) * audio_seconds
+        for name in [*map(str, asked), SAMPLED]:
             points = map(str, SPACE.all_points()) if name == SAMPLED else [name]
             seconds = statistics.mean(cluster.update(gpus, macs[point], size) for point in points)
             slowest = cluster.update(gpus, macs[str(SPACE.largest)], size)
@@ -407,7 +416,7 @@ def main() -> None:
             for row in shown
         ],
     )
-    published = compare(arguments, cluster, size)
+    published = compare(arguments, cluster)
     print_table(
         "Model and published times of an update of base",
         ["source", "GPUs", "published, s", "predicted, s", "ratio"],

@@ -284,7 +284,21 @@ def two_processes() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def losses() -> Callable[..., list[float]]:
+def train_losses() -> Callable[..., list[float]]:
+    """train_losses(argument, ...) runs `w2v-compress train` in a process of its own: the loss of each update."""
+
+    def run(*arguments: str) -> list[float]:
+        command = [sys.executable, "-m", "w2v_compress", "train", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        logged = re.findall(r"\[train_inner\]\[INFO\] - ({.*})", done.stdout + done.stderr)
+        return [float(json.loads(line)["loss"]) for line in logged]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def losses(train_losses: Callable[..., list[float]]) -> Callable[..., list[float]]:
     """losses(out, config, argument, ...) trains in a process of its own, and returns the loss of each update.
 
     `config` is added to settings of a short fine-tuning at sampled points, and `out` is the run folder.
@@ -311,12 +325,8 @@ def losses() -> Callable[..., list[float]]:
         (out / "train.yaml").write_text("# @package _group_\n" + OmegaConf.to_yaml(merged))
         options = [argument for argument in arguments if "=" not in argument]
         overrides = [argument for argument in arguments if "=" in argument]
-        command = [sys.executable, "-m", "w2v_compress", "train", *options, "--config-dir", str(out)]
-        command += ["--config-name", "train", f"hydra.run.dir={out}", *overrides]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        logged = re.findall(r"\[train_inner\]\[INFO\] - ({.*})", done.stdout + done.stderr)
-        return [float(json.loads(line)["loss"]) for line in logged]
+        options += ["--config-dir", str(out), "--config-name", "train"]
+        return train_losses(*options, f"hydra.run.dir={out}", *overrides)
 
     return run
 

@@ -1,9 +1,5 @@
 """Four processes have the loss curve of one process with the same total batch, also when their shards are uneven."""
 
-import json
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,29 +60,24 @@ def test_four_processes_equal_one(
         torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-5)
 
 
-def test_pretraining_with_four_processes(pretraining: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+def test_pretraining_with_four_processes(
+    pretraining: tuple[str, ...], folder: Path, tmp_path: Path, train_losses: Callable[..., list[float]]
+) -> None:
     """The losses agree closely, not exactly, since each rank draws masks and negatives of its own.
 
     fairseq ends the training if the norms of the ranks' gradients differ.
     """
     changed = ("task=", "task.data=", "model=", "model.required_seq", "dataset.batch_size=", "optimization.lr=")
     settings = [setting for setting in pretraining if not setting.startswith(changed)]
-    settings += ["task=compressed_pretraining", f"task.data={folder}", "model=stochastic_sew", "dataset.batch_size=1"]
-    settings += [
-        "model.learned_upsampling=[2,3,4]",
-        "dataset.required_batch_size_multiple=1",
-        "optimization.lr=[0.001]",
-    ]
-    settings += ["optimization.max_update=24"]
-    found = {}
-    for name, options in (("four", ["--nproc", "4"]), ("one", ["optimization.update_freq=[4]"])):
-        run = [f"checkpoint.save_dir={tmp_path / name}", f"hydra.run.dir={tmp_path / name}"]
-        flags, values = (options, []) if name == "four" else ([], options)
-        command = [sys.executable, "-m", "w2v_compress", "train", *flags, *settings, *run, *values]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-        logged = re.findall(r"\[train_inner\]\[INFO\] - ({.*})", done.stdout + done.stderr)
-        found[name] = [float(json.loads(line)["loss"]) for line in logged]
-    assert len(found["four"]) == len(found["one"]) == 24
-    np.testing.assert_allclose(found["four"], found["one"], rtol=0.08)
-    assert np.mean(found["four"]) == pytest.approx(np.mean(found["one"]), rel=0.02)
+    settings += ["task=compressed_pretraining", f"task.data={folder}", "dataset.batch_size=1"]
+    settings += ["dataset.required_batch_size_multiple=1", "optimization.lr=[0.001]", "optimization.max_update=24"]
+    settings += ["model=stochastic_sew", "model.learned_upsampling=[2,3,4]"]
+
+    def losses_in(name: str, *options: str) -> list[float]:
+        run = tmp_path / name
+        return train_losses(*options, *settings, f"checkpoint.save_dir={run}", f"hydra.run.dir={run}")
+
+    four, one = losses_in("four", "--nproc", "4"), losses_in("one", "optimization.update_freq=[4]")
+    assert len(four) == len(one) == 24
+    np.testing.assert_allclose(four, one, rtol=0.08)
+    assert np.mean(four) == pytest.approx(np.mean(one), rel=0.02)

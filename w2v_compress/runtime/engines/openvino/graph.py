@@ -31,7 +31,7 @@ Value: TypeAlias = Node | Output
 class GraphBuilder:
     """Builds the graphs of one model file. Weights are shared between them."""
 
-    def __init__(self, weights: Weights, *, reduced: bool = False) -> None:
+    def __init__(self, weights: Weights, *, reduced: bool) -> None:
         """Build from `weights`; `reduced` if the graphs will be compiled for bf16."""
         self.weights, self.reduced = weights, reduced
         self.architecture = weights.file.header.architecture
