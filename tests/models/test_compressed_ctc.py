@@ -245,6 +245,21 @@ def test_recomputed_activations_have_the_same_gradients(pretrained) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
 
 
+def test_autocast_computes_in_bf16_and_keeps_fp32_weights(pretrained) -> None:
+    outputs, gradients = [], []
+    for autocast in (False, True):
+        model = build(pretrained(), autocast=autocast).train()
+        out = model(**batch(), point=CompressionPoint(2, 2, 1))["encoder_out"]
+        out.float().square().sum().backward()
+        outputs.append(out)
+        trained = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert all(gradient.dtype == torch.float32 for gradient in trained)
+        gradients.append(torch.cat([gradient.flatten() for gradient in trained]))
+    assert [out.dtype for out in outputs] == [torch.float32, torch.bfloat16]
+    assert (outputs[1].float() - outputs[0]).norm() < 0.02 * outputs[0].norm()
+    assert (gradients[1] - gradients[0]).norm() < 0.05 * gradients[0].norm()
+
+
 def test_the_first_updates_can_train_only_the_head(pretrained) -> None:
     model = build(pretrained(), freeze_finetune_updates=2, feature_grad_mult=1.0).train()
     trained = {}

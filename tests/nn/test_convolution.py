@@ -11,12 +11,17 @@ from w2v_compress.nn.convolution import WeightNormConvolution
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("kernel", [15, 16, 128])
 @pytest.mark.parametrize(("channels", "groups"), [(32, 16), (32, 4), (48, 4), (32, 2)])
-def test_in_bf16(channels: int, groups: int, kernel: int, stride: int) -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bf16(channels: int, groups: int, kernel: int, stride: int, autocast: bool) -> None:
     torch.manual_seed(0)
     layer, x = WeightNormConvolution(channels, kernel, groups), torch.randn(2, 70, channels, requires_grad=True)
     exact = copy.deepcopy(layer).double()
     expected = exact(x.double(), stride)
-    out = layer.bfloat16()(x.bfloat16(), stride)
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x, stride)
+    else:
+        out = layer.bfloat16()(x.bfloat16(), stride)
     assert out.shape == expected.shape
     assert (out.double() - expected).norm() < 0.02 * expected.norm()
     direction = torch.randn_like(expected)
