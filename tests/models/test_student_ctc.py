@@ -67,6 +67,23 @@ def test_layers_can_be_listed(teacher):
         assert torch.equal(ours[name.format(index)], state[name.format(layer)])
 
 
+def test_learned_upsampling_starts_as_repetition(teacher, tmp_path):
+    path, state = teacher
+    repeating = StudentCtc.build_model(config(path), task()).eval()
+    cfg = config(path, learned_upsampling=[2, 4])
+    student = StudentCtc.build_model(cfg, task()).eval()
+    audio = torch.randn(2, 5000)
+    for squeeze in (1, 2, 4):
+        point = CompressionPoint(squeeze, 1, 1)
+        expected = repeating(audio, point=point)["encoder_out"]
+        torch.testing.assert_close(student(audio, point=point)["encoder_out"], expected)
+    with pytest.raises(InputError, match="learned"):
+        student(audio, point=CompressionPoint(3, 1, 1))
+    again = StudentCtc.build_model(cfg, task())  # from the w2v_args, as from a checkpoint
+    again.load_state_dict(student.state_dict())
+    assert again.w2v_encoder.architecture == student.w2v_encoder.architecture
+
+
 def differing(path: object, state: dict[str, torch.Tensor], **changes: object) -> set[str]:
     """Return the names of tensors in which a student of all four layers differs from its initial checkpoint."""
     student = StudentCtc.build_model(config(path, encoder_layers=4, **changes), task()).w2v_encoder.state_dict()

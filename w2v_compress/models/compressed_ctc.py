@@ -17,7 +17,7 @@ from ..interop.fairseq_checkpoint import read_initial
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import CompressionPoint
 from ..nn.options import TrainingOptions
-from .ctc import CtcConfig, CtcModel, check_normalization
+from .ctc import CtcConfig, CtcModel, check_normalization, upsampling_fields
 
 logger = logging.getLogger(__name__)
 HEAD = ("proj.weight", "proj.bias")
@@ -32,13 +32,6 @@ class CompressedCtcConfig(CtcConfig):
         default=MISSING,
         metadata={
             "help": "path of the initial checkpoint (.pt), pre-trained or fine-tuned, or model file (.safetensors)"
-        },
-    )
-    learned_upsampling: list[int] = field(
-        default_factory=list,
-        metadata={
-            "help": "squeeze factors, from 2 to 16, with learned upsampling, which starts as repetition of frames; "
-            "ignored if the initial checkpoint has learned upsampling"
         },
     )
     feature_grad_mult: float = field(
@@ -64,10 +57,7 @@ class CompressedCtc(CtcModel):
         header = initial.model.header
         check_normalization(header, task, cfg.w2v_path)
         symbols = tuple(task.target_dictionary.symbols)
-        architecture = replace(header.architecture, num_units=len(symbols))
-        if cfg.learned_upsampling and not architecture.learned_upsampling:
-            factors = tuple(cfg.learned_upsampling)
-            architecture = replace(architecture, learned_upsampling=factors, upsampling_activation="none")
+        architecture = replace(header.architecture, num_units=len(symbols), **upsampling_fields(cfg, header))
         network = AcousticModel(architecture, options=options)
         own = network.state_dict()
         state = {name: tensor for name, tensor in own.items() if name.startswith(UPSAMPLING)} | initial.model.state

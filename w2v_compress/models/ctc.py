@@ -38,6 +38,13 @@ class CtcConfig(FairseqDataclass):
         default="",
         metadata={"help": "default compression point S,Q,K, such as 2,1,1; empty: the point of the initial checkpoint"},
     )
+    learned_upsampling: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "squeeze factors, from 2 to 16, with learned upsampling, which starts as repetition of frames; "
+            "ignored if the initial checkpoint has learned upsampling"
+        },
+    )
 
     dropout: float = field(
         default=0.0,
@@ -224,6 +231,16 @@ class CtcModel(Wav2VecCtc):
             )
         masks = (None if mask is None else torch.from_numpy(mask).to(source.device) for mask in (time, channels))
         return FeatureMasks(*masks)
+
+
+def upsampling_fields(cfg: CtcConfig, initial: Header) -> dict[str, Any]:
+    """Return the fields of `Architecture` that add the learned upsampling of `cfg` to the network of `initial`.
+
+    It starts as repetition, so the network has the same output. Empty if that network has learned upsampling already.
+    """
+    if not cfg.learned_upsampling or initial.architecture.learned_upsampling:
+        return {}
+    return {"learned_upsampling": tuple(cfg.learned_upsampling), "upsampling_activation": "none"}
 
 
 def check_units_and_normalization(header: Header, task: FairseqTask, name: str) -> None:

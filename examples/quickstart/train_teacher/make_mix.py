@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--prompt-hours", type=float, default=5.0, help="hours of augmented prompts")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     args = parser.parse_args()
+    out: Path = args.out.resolve()  # fairseq reads manifests from another folder
     generator = np.random.default_rng(args.seed)
     try:
         prompts = read_corpus(args.prompts, "train")
@@ -182,12 +183,12 @@ def main() -> None:
         if args.synthetic_hours:
             short += synthesize(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
             synthetic = synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
-        write_subset(args.out, "short", short)
-        write_subset(args.out, "mixed", mixed + synthetic)
-        write_subset(args.out, "dev", dev)
+        write_subset(out, "short", short)
+        write_subset(out, "mixed", mixed + synthetic)
+        write_subset(out, "dev", dev)
         for name, clips in speech_dev.items():
-            write_subset(args.out, f"dev_{name}", clips)
-        Units.letters().write_dictionary(args.out / "dict.ltr.txt")
+            write_subset(out, f"dev_{name}", clips)
+        Units.letters().write_dictionary(out / "dict.ltr.txt")
     except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:
         sys.exit(f"make_mix: {error}")
 

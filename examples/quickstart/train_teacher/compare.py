@@ -1,0 +1,125 @@
+"""Compare settings for training the teacher: short trainings from the same checkpoint, with the CER on each dev set.
+
+    python compare.py OUT ../teacher/teacher.pt                  # all trials; OUT is a folder of train_teacher.sh
+    python compare.py OUT ../teacher/teacher.pt "squeeze 2"      # some
+
+Each trial decays its learning rate at the end, so that high rates are not at a disadvantage. The numbers of updates
+give every trial about the same time on one machine (an Intel Xeon with AMX). Finished trials are skipped. The results
+of all trials are written to OUT/ledger.json and OUT/ledger.md; ../teacher has those of the shipped teacher.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent.parent))
+
+from common import count_errors, file_name, train, update_bars  # noqa: E402
+
+from w2v_compress.errors import InputError  # noqa: E402
+from w2v_compress.evaluation.machine import describe_machine  # noqa: E402
+from w2v_compress.evaluation.report import markdown_table  # noqa: E402
+from w2v_compress.evaluation.wer import error_rate  # noqa: E402
+from w2v_compress.files import write_json, write_text  # noqa: E402
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint  # noqa: E402
+
+AUTOCAST = ["model.autocast=true"]
+SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
+TRIALS: dict[str, tuple[int, list[str]]] = {
+    "fp32": (260, []),
+    "bf16 (autocast)": (470, AUTOCAST),
+    "squeeze 2": (800, SQUEEZE),
+    "squeeze 2, twice the rate": (800, [*SQUEEZE, "optimization.lr=[0.002]"]),
+    "squeeze 2, batches of 30 s": (1600, [*SQUEEZE, "dataset.max_tokens=480000"]),
+    "squeeze 2, half the masking": (800, [*SQUEEZE, "model.mask_prob=0.12"]),
+    "squeeze 2, no layerdrop": (800, [*SQUEEZE, "model.layerdrop=0"]),
+    "squeeze 2, dropout 0.1": (800, [*SQUEEZE, "+model.dropout=0.1"]),
+}
+"""Updates and settings of each trial."""
+COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]
+DECAY = 0.3
+"""Part of the updates with a decaying learning rate."""
+
+
+def run_trial(name: str, out: Path, start: Path) -> None:
+    """Train and evaluate one trial, and write its row of the ledger; do nothing if that exists."""
+    updates, settings = TRIALS[name]
+    folder = out / "trials" / file_name(name)
+    row_file, model = folder / "row.json", folder / "model.safetensors"
+    if row_file.exists():
+        return
+    warmup, decay = updates // 20, int(updates * DECAY)
+    overrides = [f"task.data={out / 'mix'}", f"+model.init_checkpoint={start}", "~model.w2v_args", "common.cpu=true"]
+    overrides += [f"lr_scheduler.warmup_steps={warmup}", f"lr_scheduler.hold_steps={updates - warmup - decay}"]
+    overrides += [f"lr_scheduler.decay_steps={decay}", "dataset.validate_interval_updates=1000000", *COMMON, *settings]
+    began = time.monotonic()
+    with update_bars() as progress:
+        task = progress.add_task(f"Training: {name}", total=updates)
+        checkpoint = train(
+            HERE / "teacher.yaml",
+            overrides,
+            folder,
+            updates,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    minutes = (time.monotonic() - began) / 60
+    export_checkpoint(checkpoint, model)
+    row = {
+        "trial": name,
+        "updates": updates,
+        "settings": settings,
+        "minutes": minutes,
+        "cer": dev_cer(model, out / "mix"),
+    }
+    write_json(row_file, row)
+    checkpoint.unlink()
+
+
+def dev_cer(model: Path, mix: Path) -> dict[str, float]:
+    """Return the CER of `model` on each dev set of `mix`."""
+    subsets = sorted(path.stem for path in mix.glob("dev*.tsv"))
+    return {subset: error_rate(count_errors(model, mix, subset, unit="characters")).value for subset in subsets}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Format the ledger as a table."""
+    subsets = list(rows[0]["cer"])
+    cells = [
+        [
+            row["trial"],
+            str(row["updates"]),
+            f"{row['minutes']:.1f}",
+            *(f"{100 * row['cer'][each]:.1f}%" for each in subsets),
+        ]
+        for row in rows
+    ]
+    return markdown_table(["trial", "updates", "minutes", *(f"CER, {subset}" for subset in subsets)], cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder with `mix` of make_mix.py, for trials and ledger")
+    parser.add_argument("start", type=Path, help="checkpoint that every trial starts from")
+    parser.add_argument("trials", nargs="*", help=f"trials to run: {', '.join(TRIALS)} (default: all)")
+    args = parser.parse_args()
+    if unknown := [name for name in args.trials if name not in TRIALS]:
+        parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
+    out = args.out.resolve()
+    try:
+        for name in args.trials or TRIALS:
+            run_trial(name, out, args.start.resolve())
+    except (OSError, InputError) as error:
+        sys.exit(f"compare: {error}")
+    finished = [out / "trials" / file_name(name) / "row.json" for name in TRIALS]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished if path.exists()]
+    write_json(out / "ledger.json", {"start": args.start.name, "trials": rows, "machine": describe_machine()})
+    write_text(out / "ledger.md", markdown(rows))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
