@@ -10,13 +10,18 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 
-class BuildWithConfigs(build_py):
-    """Copy configs/ into the package of a wheel; an editable install uses configs/ of the clone."""
+COPIED = {"configs": "configs", "examples/models": "shipped_models"}
+"""Folders outside the package, and their names in it."""
+
+
+class BuildWithFolders(build_py):
+    """Copy configs and models into the package of a wheel; an editable install uses those of the clone."""
 
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            shutil.copytree(ROOT / "configs", Path(self.build_lib, "w2v_compress", "configs"), dirs_exist_ok=True)
+            for folder, name in COPIED.items():
+                shutil.copytree(ROOT / folder, Path(self.build_lib, "w2v_compress", name), dirs_exist_ok=True)
 
 
 def version() -> str:
@@ -69,7 +74,7 @@ setup(
         "fairseq": "https://github.com/facebookresearch/fairseq",
     },
     keywords="speech recognition, wav2vec 2.0, fairseq, distillation, quantization, model compression",
-    cmdclass={"build_py": BuildWithConfigs},
+    cmdclass={"build_py": BuildWithFolders},
     packages=find_packages(include=["w2v_compress", "w2v_compress.*"]),
     package_data={"w2v_compress": ["py.typed"]},
     zip_safe=False,  # fairseq imports the modules of `common.user_dir` from files

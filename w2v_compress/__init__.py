@@ -27,15 +27,16 @@ def __getattr__(name: str) -> Any:
 
 
 def load(path: str, **options: Any) -> "Recognizer":
-    """Load the recognizer in the model file `path`, as written by `w2v-compress export`.
+    """Load the recognizer in the model file `path`, as written by `w2v-compress export`, or a shipped model.
 
     Args:
-        path: A `.safetensors` model file. No code in the file is executed.
+        path: A `.safetensors` model file, or a name that `w2v-compress models` lists. No code in the file is executed.
         **options: Options of `w2v_compress.runtime.recognizer.Recognizer.load`: `precision`, `device`, `threads`.
 
     Raises:
         InputError: The file is missing, truncated or not a model file of this package.
     """
+    from .model_file.shipped import find_model
     from .runtime.recognizer import Recognizer
 
-    return Recognizer.load(path, **options)
+    return Recognizer.load(find_model(path), **options)

@@ -1,17 +1,20 @@
-"""Compress a trained recognizer by distillation and int8 quantization, and measure the cost.
+"""Compress a trained recognizer by every method, and measure the cost: distillation, int8, and an elastic student.
 
     make demo                                   # from the top of the repository; at most 15 minutes on 2 cores
     python examples/quickstart/run.py --quick   # two minutes: each step, with barely trained students
 
-Trains two students with a third of the layers of the shipped teacher (see teacher/README.md): one distilled from the
-teacher, one with CTC alone from the same initialization for the same number of updates. Then quantizes the teacher and
-the distilled student, and evaluates all five models on the test prompts. Finished steps are skipped; remove the output
-folder to start again.
+From the shipped teacher (see teacher/README.md), trains three students on the prompts: one with a third of the layers,
+distilled; the same with CTC alone, from the same initialization for the same number of updates; and an elastic one,
+distilled at sampled compression points. Quantizes all of them to int8, and evaluates every model on the test prompts,
+the elastic one at each of its points, with greedy decoding and with a bigram. Finished steps are skipped; remove the
+output folder to start again.
 """
 
 import argparse
 import dataclasses
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +29,111 @@ from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.evaluation.sweep import sweep
 from w2v_compress.evaluation.wer import Interval, compare
-from w2v_compress.files import replacing, write_json, write_text
+from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
-from w2v_compress.model_file.storage import quantize_file
-from w2v_compress.model_file.tensor_file import describe_model
+from w2v_compress.model_file.storage import quantize_file, store_sweep
+from w2v_compress.model_file.tensor_file import describe_model, read_header
+from w2v_compress.runtime.decoding.beam_search import BeamSearchDecoder
+from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent))
+sys.path += [str(HERE.parent), str(HERE)]
 
-from common import console, file_name, load_in_file_precision, percent, print_heading, train, update_bars  # noqa: E402
+from bigram import dev_rates, search_options, write_bigram  # noqa: E402
+from common import console, file_name, load_in_file_precision, print_heading, train, update_bars  # noqa: E402
+from figures import COLUMNS, cells, plot, write_page  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 SEED = 1
-UPDATES, QUICK_UPDATES = 800, 20
 TIMED_SECONDS = 20
-CTC_ALONE = ["criterion.kl_weight=0"]
-STUDENTS = {"student": [], "student, CTC alone": CTC_ALONE}
-QUANTIZED = {"teacher int8": "teacher", "student int8": "student"}
-COLUMNS = ["model", "params", "MB", "ms per s of audio", "WER", "CER"]
-SHOWN = ("teacher", "student", "student int8")
+USEFUL_INCREASE = 0.05
+"""The cheapest useful point of the elastic student costs at most so much WER on dev, as a fraction."""
 
 
-def train_student(name: str, overrides: list[str], data: Path, out: Path, updates: int) -> Path:
-    """Train a student with student.yaml, and return its last checkpoint."""
+@dataclass(frozen=True)
+class Student:
+    """How a student is trained."""
+
+    config: str
+    updates: int
+    overrides: tuple[str, ...] = ()
+
+
+STUDENTS = {
+    "student": Student("student.yaml", 600),
+    "student, CTC alone": Student("student.yaml", 600, ("criterion.kl_weight=0",)),
+    "elastic student": Student("elastic.yaml", 1000),
+}
+QUICK_UPDATES = 20
+ELASTIC = "elastic student int8"
+PROMPTS = 3
+
+
+@dataclass(frozen=True)
+class System:
+    """A model file at a compression point, which is a row of the results."""
+
+    file: str
+    point: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in the table."""
+        return self.file if self.point is None else f"{self.file}, {self.point}"
+
+
+def train_student(student: Student, name: str, data: Path, out: Path, updates: int, seed: int = SEED) -> Path:
+    """Train a student in `out`/NAME, and return its last checkpoint."""
     paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
     with update_bars() as progress:
         task = progress.add_task(f"Training: {name}", total=updates)
         return train(
-            HERE / "student.yaml",
-            [f"common.seed={SEED}", *paths, *overrides],
+            HERE / student.config,
+            [f"common.seed={seed}", *paths, *student.overrides],
             out / file_name(name),
             updates,
             progress=lambda done: progress.update(task, completed=done),
         )
 
 
-def build_models(data: Path, out: Path, updates: int) -> dict[str, Path]:
-    """Create the five model files that do not exist yet, and return their paths by name."""
-    models = {name: out / f"{file_name(name)}.safetensors" for name in ("teacher", *STUDENTS, *QUANTIZED)}
+def build_models(data: Path, out: Path, quick: bool) -> dict[str, Path]:
+    """Create the model files that do not exist yet, and return their paths by name: each model, then its int8."""
+    models = {name: out / f"{file_name(name)}.safetensors" for name in ("teacher", *STUDENTS)}
     if not models["teacher"].exists():
         export_checkpoint(TEACHER, models["teacher"])
-    for name, overrides in STUDENTS.items():
+    for name, student in STUDENTS.items():
         if not models[name].exists():
-            export_checkpoint(train_student(name, overrides, data, out, updates), models[name])
-    for name, source in QUANTIZED.items():
-        if not models[name].exists():
-            speech = [utterance.path for utterance in read_manifest(data, "train")]
-            with progress_bar(f"Calibrating: {name}") as progress:
-                calibration = calibrate(models[source], speech, seed=SEED, progress=progress)
-            quantize_file(models[source], models[name], calibration=calibration)
+            updates = QUICK_UPDATES if quick else student.updates
+            export_checkpoint(train_student(student, name, data, out, updates), models[name])
+    for name in list(models):
+        quantized = models[f"{name} int8"] = out / f"{file_name(name)}-int8.safetensors"
+        if not quantized.exists():
+            quantize(models[name], quantized, data, name)
     return models
+
+
+def quantize(model: Path, quantized: Path, data: Path, name: str) -> None:
+    """Quantize `model` to int8, calibrated on the training prompts."""
+    speech = [utterance.path for utterance in read_manifest(data, "train")]
+    with progress_bar(f"Calibrating: {name}") as progress:
+        calibration = calibrate(model, speech, seed=SEED, progress=progress)
+    quantize_file(model, quantized, calibration=calibration)
+
+
+def store_dev_sweep(model: Path, data: Path) -> None:
+    """Measure the elastic model at each of its points on the dev prompts, and store the results in its file."""
+    if read_header(model).sweep is None:
+        with progress_bar("Sweeping: elastic student int8, dev") as progress:
+            report = sweep(load_in_file_precision(model), read_manifest(data, "dev"), seed=SEED, progress=progress)
+        store_sweep(model, report.to_store("dev"))
+
+
+def systems_of(models: dict[str, Path]) -> list[System]:
+    """Return the rows of the results: every model, and the elastic int8 student at each of its points."""
+    systems = [System(name) for name in models if name != ELASTIC]
+    return systems + [System(ELASTIC, str(point)) for point in read_header(models[ELASTIC]).space.all_points()]
 
 
 def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
@@ -89,51 +146,81 @@ def timed_utterances(utterances: list[Utterance]) -> list[Utterance]:
     return chosen
 
 
-def measure(models: dict[str, Path], utterances: list[Utterance]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Evaluate and time the models; return a row of the results table for each, and their reports."""
+def measure(
+    models: dict[str, Path], data: Path, lm: Path
+) -> tuple[list[dict[str, Any]], dict[str, EvaluationReport], dict[str, Any]]:
+    """Evaluate and time all systems; return a row of the results for each, their reports, and the options of the LM."""
+    utterances = read_manifest(data, "test")
     recognizers = {name: load_in_file_precision(path) for name, path in models.items()}
-    reports: dict[str, EvaluationReport] = {}
-    for name, recognizer in recognizers.items():
-        with progress_bar(f"Evaluating: {name}") as progress:
-            reports[name] = evaluate(recognizer, utterances, seed=SEED, progress=progress)
+    grid = search_options()
+    on_dev = dev_rates(recognizers["teacher"], data, lm, grid)
+    best = grid[on_dev.index(min(on_dev))]
+    systems = systems_of(models)
+    recognizers[ELASTIC].engine.keep_points(len(systems))
+    greedy: dict[str, EvaluationReport] = {}
+    bigram: dict[str, EvaluationReport] = {}
+    for system in systems:
+        recognizer = recognizers[system.file]
+        with progress_bar(f"Evaluating: {system.name}") as progress:
+            greedy[system.name] = evaluate(recognizer, utterances, point=system.point, seed=SEED, progress=progress)
+        decoder = recognizer.decoder
+        header = recognizer.header
+        recognizer.decoder = BeamSearchDecoder(header.units, header.seconds_per_frame, lm=lm, options=best)
+        with progress_bar(f"Evaluating with the bigram: {system.name}") as progress:
+            bigram[system.name] = evaluate(recognizer, utterances, point=system.point, seed=SEED, progress=progress)
+        recognizer.decoder = decoder
     chosen = timed_utterances(utterances)
     timed, seconds = [utterance.path for utterance in chosen], sum(utterance.seconds for utterance in chosen)
     print_heading(f"Timing: {len(timed)} prompts ({seconds:.0f} s), batch 1, interleaved, median of 9 runs")
     latency = interleaved_latency(
-        {name: lambda run=recognizer: run.transcribe(timed, batch_size=1) for name, recognizer in recognizers.items()}  # type: ignore[misc]
+        {
+            system.name: partial(recognizers[system.file].transcribe, timed, batch_size=1, point=system.point)
+            for system in systems
+        }
     )
     rows = []
-    for name, path in models.items():
-        description = describe_model(path)
-        row = {"model": name, "parameters": description["parameters"], "bytes": description["bytes"]}
-        row |= {"milliseconds_per_second": latency[name] / seconds}
-        row |= {"wer": dataclasses.asdict(reports[name].wer), "cer": dataclasses.asdict(reports[name].cer)}
-        rows.append(row)
-    return rows, reports
+    for system in systems:
+        description = describe_model(models[system.file])
+        row: dict[str, Any] = {"model": system.name, "file": system.file, "point": system.point}
+        row |= {name: description[name] for name in ("parameters", "bytes", "precision")}
+        row |= {"milliseconds_per_second": latency[system.name] / seconds}
+        row |= {"wer": dataclasses.asdict(greedy[system.name].wer), "cer": dataclasses.asdict(greedy[system.name].cer)}
+        rows.append(row | {"wer_bigram": dataclasses.asdict(bigram[system.name].wer)})
+    return rows, greedy, dataclasses.asdict(best)
 
 
 def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
     """Compute the WER differences of distillation and of int8 on the same prompts, with paired intervals."""
-    pairs = {
-        "student minus student, CTC alone": ("student, CTC alone", "student"),
-        **{f"{name} minus {source}": (source, name) for name, source in QUANTIZED.items()},
-    }
+    full = next(name for name in reports if name.startswith(ELASTIC))
+    pairs = {"student minus student, CTC alone": ("student, CTC alone", "student")}
+    pairs |= {f"{name} int8 minus {name}": (name, f"{name} int8") for name in ("teacher", "student")}
+    pairs |= {f"{full} minus elastic student": ("elastic student", full)}
     return {
         title: compare(reports[first].word_counts, reports[second].word_counts, seed=SEED)
         for title, (first, second) in pairs.items()
     }
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """Format a row of the table with the columns COLUMNS."""
+def transcribe_prompts(model: Path, utterances: list[Utterance]) -> list[dict[str, Any]]:
+    """Transcribe some prompts with the elastic student at its full and at its cheapest useful point, timing each."""
+    recognizer = load_in_file_precision(model)
+    swept = recognizer.header.sweep
+    assert swept is not None
+    points = [swept.least_compressed.point, swept.within_increase(USEFUL_INCREASE).point]
+    chosen = [utterances[round(place * (len(utterances) - 1) / (PROMPTS - 1))] for place in range(PROMPTS)]
     return [
-        row["model"],
-        f"{row['parameters'] / 1e6:.2f}M",
-        f"{row['bytes'] / 1e6:.2f}",
-        f"{row['milliseconds_per_second']:.1f}",
-        percent(row["wer"]),
-        percent(row["cer"]),
+        {
+            "file": utterance.path.name,
+            "text": utterance.text,
+            "transcripts": [_timed_transcript(recognizer, utterance, str(point)) for point in dict.fromkeys(points)],
+        }
+        for utterance in chosen
     ]
+
+
+def _timed_transcript(recognizer: Recognizer, utterance: Utterance, point: str) -> dict[str, Any]:
+    run = partial(recognizer.transcribe, utterance.path, point=point)
+    return {"point": point, "text": run(), "milliseconds": interleaved_latency({point: run})[point]}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -143,79 +230,61 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*cells(row))
-    Console(width=max(console.width, 120)).print(table)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot WER and its interval against size and time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    quantities = {"size, MB": ("bytes", 1e6), "ms per s of audio": ("milliseconds_per_second", 1)}
-    for axis, (label, (field, unit)) in zip(axes, quantities.items(), strict=True):
-        for row in rows:
-            x = row[field] / unit
-            wer = row["wer"]
-            reach = [[100 * (wer["value"] - wer["low"])], [100 * (wer["high"] - wer["value"])]]
-            axis.errorbar([x], [100 * wer["value"]], yerr=reach, fmt="o", capsize=4, label=row["model"])
-        axis.set_xlabel(label)
-        axis.set_xlim(left=0)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("WER on the test prompts, %")
-    axes[0].set_ylim(bottom=0)
-    axes[1].legend(fontsize="small")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
+    Console(width=max(console.width, 140)).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"train for {QUICK_UPDATES} instead of {UPDATES} updates")
+    parser.add_argument("--quick", action="store_true", help=f"train students for {QUICK_UPDATES} updates only")
     parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
     args = parser.parse_args()
-    updates = QUICK_UPDATES if args.quick else UPDATES
     out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
     try:
-        run(out, updates, args.quick)
+        run(out, args.quick)
     except InputError as error:
         sys.exit(f"quickstart: {error}")
 
 
-def run(out: Path, updates: int, quick: bool) -> None:
+def run(out: Path, quick: bool) -> None:
     """Run all unfinished steps, then print and write the results."""
-    data = out / "data"
+    data, lm = out / "data", out / "bigram.arpa"
     if not (data / "test.tsv").exists():
         print_heading("Preparing the prompts")
         print(prepare("csv", HERE / "corpus", data).summary())
-    models = build_models(data, out, updates)
+    models = build_models(data, out, quick)
+    store_dev_sweep(models[ELASTIC], data)
+    write_bigram(data, lm)
     utterances = read_manifest(data, "test")
-    rows, reports = measure(models, utterances)
+    rows, reports, options = measure(models, data, lm)
     print_table(rows)
     gains = differences(reports)
     for title, gain in gains.items():
         print(f"WER of {title}: {gain.percent()}")
-    for index in (0, len(utterances) // 2, len(utterances) - 1):
-        print(f"\n{utterances[index].path.name}: {utterances[index].text}")
-        for name in SHOWN:
-            print(f"  {name:>12}: {reports[name].hypotheses[index]}")
+    transcripts = transcribe_prompts(models[ELASTIC], utterances)
+    print(
+        f"\nThe elastic student in int8, at its full point and at the cheapest within {USEFUL_INCREASE:.0%} WER on dev:"
+    )
+    for prompt in transcripts:
+        print(f"\n{prompt['file']}: {prompt['text']}")
+        for each in prompt["transcripts"]:
+            print(f"  {each['point']}, {each['milliseconds']:5.1f} ms: {each['text']}")
     results = {
         "command": "make demo" + (" QUICK=1" if quick else ""),
         "seed": SEED,
-        "updates": updates,
+        "updates": {name: QUICK_UPDATES if quick else student.updates for name, student in STUDENTS.items()},
         "test_utterances": len(utterances),
         "test_words": sum(len(utterance.text.split()) for utterance in utterances),
         "machine": describe_machine(),
         "models": rows,
         "wer_differences": {title: dataclasses.asdict(gain) for title, gain in gains.items()},
+        "language_model": options,
+        "transcripts": transcripts,
     }
     write_json(out / "results.json", results)
     write_text(out / "results.md", markdown_table(COLUMNS, [cells(row) for row in rows]))
     plot(rows, out / "results.png")
-    print(f"\nresults: {out / 'results.json'}, {out / 'results.png'}; models: {out}/*.safetensors")
+    write_page(results, out / "results.png", out / "results.html")
+    print(f"\nresults: {out}/results.json, .md, .png and .html; models: {out}/*.safetensors")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,19 @@ def test_the_teacher_runs_at_its_own_point(tiny_path, tiny_model, tmp_path):
     assert not torch.equal(logits, Teacher(tiny_path, precision="fp32").logits(source, padding))
 
 
+def test_the_points_of_an_update_share_one_run_of_the_teacher(tiny_path, monkeypatch):
+    teacher, runs = Teacher(tiny_path), []
+    run = teacher.network.run
+    monkeypatch.setattr(teacher.network, "run", lambda *args, **options: runs.append(1) or run(*args, **options))
+    source, padding = batch()
+    logits = teacher.logits(source, padding)
+    assert teacher.logits(source, padding) is logits
+    assert len(runs) == 1
+    other = teacher.logits(2 * source, padding)  # another batch
+    assert len(runs) == 2
+    assert not torch.equal(other, logits)
+
+
 def test_the_precision_is_that_of_the_input_or_of_the_setting(tiny_path, caplog):
     source, padding = batch()
     teacher = Teacher(tiny_path)
@@ -62,7 +75,7 @@ def test_the_cache_returns_the_logits_of_the_teacher(tiny_path, tmp_path, monkey
     runs = []
     run = teacher.run
     monkeypatch.setattr(teacher, "run", lambda *inputs: runs.append(len(inputs[0])) or run(*inputs))
-    cached = teacher.logits(source, padding)
+    cached = teacher.logits(source.clone(), padding)
     alone = teacher.logits(source[1:, :7000], None)  # the same utterance without padding, in another batch
     assert runs == []
     valid = exact.shape[1], alone.shape[1]

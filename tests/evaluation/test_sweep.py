@@ -14,8 +14,9 @@ from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.sweep import cost_table, notes, pareto_front, plot, rate_table, sweep
 from w2v_compress.evaluation.wer import compare
-from w2v_compress.model_file.storage import ModelFile
+from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.runtime.engines.openvino.graph import GraphBuilder
 from w2v_compress.runtime.engines.torch_engine import TorchEngine
 from w2v_compress.runtime.recognizer import Recognizer
 
@@ -85,6 +86,25 @@ def test_reports_every_point_of_the_space(
     assert "median of 11 interleaved runs" in notes(report)[1]
     plot(report, tmp_path / "plot.png", "tiny")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_point_is_compiled_between_the_timed_runs(
+    tiny_model: Callable[..., ModelFile], utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    write_model(path, tiny_model())
+    compiled = []
+    build = GraphBuilder.encoder
+
+    def count(self: GraphBuilder, point: CompressionPoint) -> object:
+        compiled.append(point)
+        return build(self, point)
+
+    monkeypatch.setattr(GraphBuilder, "encoder", count)
+    recognizer = Recognizer.load(path, engine="openvino", precision="fp32", cache=False)
+    points = [CompressionPoint(squeeze, pool) for squeeze in (1, 2, 3) for pool in (1, 2)]
+    sweep(recognizer, utterances[:2], points, timed_seconds=0.5)
+    assert compiled == points
 
 
 def test_timed_audio_depends_on_the_seed(recognizer: Recognizer, utterances: list[Utterance]) -> None:

@@ -1,4 +1,4 @@
-"""The bigram of examples/quickstart/lm.py is a probability distribution; the docs show the recorded rates."""
+"""The bigram of examples/quickstart/bigram.py is a probability distribution; the docs show the recorded rates."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ def test_the_bigram_sums_to_one_after_every_word(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arpa_log10: Callable[[Path, str], list[float]]
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(QUICKSTART), *sys.path])
-    from lm import bigram_arpa
+    from bigram import bigram_arpa
 
     texts = ["press one now", "press two", "press one", "now press the pound key", "hello"]
     path = tmp_path / "bigram.arpa"

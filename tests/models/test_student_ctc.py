@@ -67,8 +67,8 @@ def test_layers_can_be_listed(teacher):
         assert torch.equal(ours[name.format(index)], state[name.format(layer)])
 
 
-def test_learned_upsampling_starts_as_repetition(teacher, tmp_path):
-    path, state = teacher
+def test_learned_upsampling_starts_as_repetition(teacher):
+    path, _ = teacher
     repeating = StudentCtc.build_model(config(path), task()).eval()
     cfg = config(path, learned_upsampling=[2, 4])
     student = StudentCtc.build_model(cfg, task()).eval()

@@ -16,6 +16,7 @@ from .evaluate import evaluate
 from .export import export, import_folder
 from .info import info
 from .merge import merge
+from .models import models
 from .paths import config_dir, user_dir
 from .prepare import prepare
 from .quantize import quantize
@@ -87,6 +88,7 @@ app.command()(prepare)
 app.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 )(train)
+app.command()(models)
 app.command()(info)
 app.command()(quantize)
 app.command()(export)

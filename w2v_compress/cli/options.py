@@ -8,11 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ..model_file.shipped import find_model
 from ..runtime.engines.names import EngineName
 from ..runtime.precision import Precision
 
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Model file (.safetensors) written by `w2v-compress export`.")
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        callback=find_model,
+        help="Model file (.safetensors) written by `w2v-compress export`, or the name of a shipped model "
+        "(`w2v-compress models`).",
+    ),
 ]
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DATA", help="Folder of manifests written by `w2v-compress prepare`.")

@@ -46,6 +46,7 @@ class Teacher:
         self.network: AcousticModel = model.build()
         self.cache = None if cache is None else PosteriorCache(cache, path)
         self._precision_logged = False
+        self._last: tuple[Tensor, Tensor] | None = None  # source and logits of the last batch
 
     def run(self, source: Tensor, padding_mask: Tensor | None, *, return_hidden: bool = False) -> AcousticOutput:
         """Run the network on `source` (batch, samples) with fairseq's padding mask.
@@ -74,8 +75,14 @@ class Teacher:
     def logits(self, source: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Return logits (batch, frames, units) for `source` (batch, samples), from the cache if it has every row.
 
-        With a cache, the logits of padded frames are 0.
+        With a cache, the logits of padded frames are 0. Those of the last batch are kept, for students that are trained
+        at several compression points in each update.
         """
+        if self._last is None or self._last[0] is not source:
+            self._last = source, self._logits(source, padding_mask)
+        return self._last[1]
+
+    def _logits(self, source: Tensor, padding_mask: Tensor | None) -> Tensor:
         if self.cache is None:
             return self.run(source, padding_mask).logits
         lengths = valid_lengths(padding_mask)

@@ -107,6 +107,7 @@ def sweep(
         raise InputError(f"`repeats` is {repeats}; it must be at least {MIN_REPEATS}")
     points = [recognizer.checked_point(point) for point in points or recognizer.header.space.all_points()]
     reference = CompressionSpace(points=tuple(points)).largest
+    recognizer.engine.keep_points(len(points))  # or the interleaved runs would measure their compilation
     steps = Steps(progress, len(points) * (len(utterances) + 1 + repeats))
     reports = {
         point: evaluate(

@@ -4,7 +4,8 @@
     python compare.py OUT ../teacher/teacher.pt "squeeze 2"      # some
 
 Each trial decays its learning rate at the end, so that high rates are not at a disadvantage. The numbers of updates
-give every trial about the same time on one machine (an Intel Xeon with AMX). Finished trials are skipped. The results
+give every trial about the same time on one machine (an Intel Xeon with AMX). Trials run in
+parallel, on one core each. Finished trials are skipped. The results
 of all trials are written to OUT/ledger.json and OUT/ledger.md; ../teacher has those of the shipped teacher.
 """
 
@@ -15,29 +16,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress
+
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent.parent))
 
-from common import count_errors, file_name, train, update_bars  # noqa: E402
+from common import count_errors, file_name, run_in_parallel, train  # noqa: E402
 
 from w2v_compress.errors import InputError  # noqa: E402
 from w2v_compress.evaluation.machine import describe_machine  # noqa: E402
 from w2v_compress.evaluation.report import markdown_table  # noqa: E402
-from w2v_compress.evaluation.wer import error_rate  # noqa: E402
 from w2v_compress.files import write_json, write_text  # noqa: E402
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint  # noqa: E402
+from w2v_compress.model_file.tensor_file import read_header  # noqa: E402
 
 AUTOCAST = ["model.autocast=true"]
 SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
+UNMASKED = [*SQUEEZE, "model.apply_mask=false", "model.layerdrop=0"]
+SHORT_BATCHES = "dataset.max_tokens=480000"
 TRIALS: dict[str, tuple[int, list[str]]] = {
-    "fp32": (260, []),
-    "bf16 (autocast)": (470, AUTOCAST),
     "squeeze 2": (800, SQUEEZE),
-    "squeeze 2, twice the rate": (800, [*SQUEEZE, "optimization.lr=[0.002]"]),
-    "squeeze 2, batches of 30 s": (1600, [*SQUEEZE, "dataset.max_tokens=480000"]),
-    "squeeze 2, half the masking": (800, [*SQUEEZE, "model.mask_prob=0.12"]),
-    "squeeze 2, no layerdrop": (800, [*SQUEEZE, "model.layerdrop=0"]),
-    "squeeze 2, dropout 0.1": (800, [*SQUEEZE, "+model.dropout=0.1"]),
+    "squeeze 2, unmasked": (800, UNMASKED),
+    "squeeze 2, unmasked, batches of 30 s": (1600, [*UNMASKED, SHORT_BATCHES]),
+    "squeeze 2, unmasked, batches of 30 s, twice the rate": (
+        1600,
+        [*UNMASKED, SHORT_BATCHES, "optimization.lr=[0.002]"],
+    ),
+    "bf16 (autocast)": (470, AUTOCAST),
+    "fp32": (260, []),
 }
 """Updates and settings of each trial."""
 COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]
@@ -45,7 +51,7 @@ DECAY = 0.3
 """Part of the updates with a decaying learning rate."""
 
 
-def run_trial(name: str, out: Path, start: Path) -> None:
+def run_trial(name: str, out: Path, start: Path, progress: Progress) -> None:
     """Train and evaluate one trial, and write its row of the ledger; do nothing if that exists."""
     updates, settings = TRIALS[name]
     folder = out / "trials" / file_name(name)
@@ -57,15 +63,15 @@ def run_trial(name: str, out: Path, start: Path) -> None:
     overrides += [f"lr_scheduler.warmup_steps={warmup}", f"lr_scheduler.hold_steps={updates - warmup - decay}"]
     overrides += [f"lr_scheduler.decay_steps={decay}", "dataset.validate_interval_updates=1000000", *COMMON, *settings]
     began = time.monotonic()
-    with update_bars() as progress:
-        task = progress.add_task(f"Training: {name}", total=updates)
-        checkpoint = train(
-            HERE / "teacher.yaml",
-            overrides,
-            folder,
-            updates,
-            progress=lambda done: progress.update(task, completed=done),
-        )
+    task = progress.add_task(f"Training: {name}", total=updates)
+    checkpoint = train(
+        HERE / "teacher.yaml",
+        overrides,
+        folder,
+        updates,
+        threads=1,
+        progress=lambda done: progress.update(task, completed=done),
+    )
     minutes = (time.monotonic() - began) / 60
     export_checkpoint(checkpoint, model)
     row = {
@@ -80,9 +86,10 @@ def run_trial(name: str, out: Path, start: Path) -> None:
 
 
 def dev_cer(model: Path, mix: Path) -> dict[str, float]:
-    """Return the CER of `model` on each dev set of `mix`."""
+    """Return the CER of `model` on each dev set of `mix`, at the compression point that it was trained for."""
+    point = str(read_header(model).space.largest)
     subsets = sorted(path.stem for path in mix.glob("dev*.tsv"))
-    return {subset: error_rate(count_errors(model, mix, subset, unit="characters")).value for subset in subsets}
+    return {subset: count_errors(model, mix, subset, point, "characters").rate for subset in subsets}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -110,8 +117,8 @@ def main() -> None:
         parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
     out = args.out.resolve()
     try:
-        for name in args.trials or TRIALS:
-            run_trial(name, out, args.start.resolve())
+        start = args.start.resolve()
+        run_in_parallel(run_trial, [(name, out, start) for name in args.trials or TRIALS])
     except (OSError, InputError) as error:
         sys.exit(f"compare: {error}")
     finished = [out / "trials" / file_name(name) / "row.json" for name in TRIALS]

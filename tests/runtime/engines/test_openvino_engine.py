@@ -143,6 +143,10 @@ def test_few_points_stay_in_memory(model_path: Callable[..., Path], monkeypatch:
     for text in ("1,1,1", "2,1,1", "1,1,1", "3,1,1", "1,1,1", "2,1,1"):
         engine.log_probs(audio()[:1], CompressionPoint.parse(text))
     assert compiled == ["1,1,1", "2,1,1", "3,1,1", "2,1,1"]
+    engine.keep_points(3)
+    for text in ("1,1,1", "2,1,1", "3,1,1", "1,1,1", "2,1,1", "3,1,1"):
+        engine.log_probs(audio()[:1], CompressionPoint.parse(text))
+    assert compiled[4:] == ["3,1,1"]
 
 
 def test_pieces_cover_every_frame_with_little_padding() -> None:

@@ -28,3 +28,6 @@ class Engine(Protocol):
         Waveforms are at 16 kHz, may differ in length, and are normalized if the model needs it. Each has the result
         that it has alone.
         """
+
+    def keep_points(self, count: int) -> None:
+        """Keep what is computed once for a compression point in memory for at least `count` points."""

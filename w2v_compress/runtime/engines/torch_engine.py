@@ -75,6 +75,9 @@ class TorchEngine:
         log_probs = exact.log_softmax(-1).float().cpu().numpy()
         return [np.ascontiguousarray(row[:count]) for row, count in zip(log_probs, frames.tolist(), strict=True)]
 
+    def keep_points(self, count: int) -> None:
+        """Do nothing: one network computes all points."""
+
 
 def _folded(_name: str, module: nn.Module) -> nn.Module | None:
     """Fold the weight norm of the positional convolution, which would be computed again in each call."""

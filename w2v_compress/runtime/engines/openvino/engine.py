@@ -121,6 +121,10 @@ class OpenVinoEngine:
             return [run(waveform) for waveform in waveforms]
         return list(self._pool.map(run, waveforms))
 
+    def keep_points(self, count: int) -> None:
+        """Keep the graphs of at least `count` points in memory."""
+        self._max_points = max(self._max_points, count)
+
     @functools.cached_property
     def _builder(self) -> GraphBuilder:
         """The builder of graphs that are not in the cache; a start with all of them there needs none."""
