@@ -18,8 +18,8 @@ from w2v_compress.nn import architecture
 
 Run = Callable[..., tuple[int, str, str]]
 VERBS = (
-    *("user-dir", "config-dir", "prepare", "train", "export", "import", "info", "quantize", "transcribe", "evaluate"),
-    *("sweep", "benchmark", "tables"),
+    *("user-dir", "config-dir", "prepare", "train", "export", "import", "models", "info", "quantize", "transcribe"),
+    *("evaluate", "sweep", "benchmark", "tables"),
 )
 
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from ..errors import InputError
-
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -19,15 +17,6 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the path of `model`: a model file or, if no such file exists, the name of a shipped model.
-
-    Raises:
-        InputError: `model` has neither a folder nor a suffix, as a file has, and is not the name of a shipped model.
-    """
-    path, models = Path(model), shipped_models()
-    if path.exists() or path.name != str(model) or path.suffix:
-        return path
-    if str(model) not in models:
-        names = ", ".join(models) or "none in this installation"
-        raise InputError(f"{model}: no such file, and no shipped model; those are {names}")
-    return models[str(model)]
+    """Return the path of `model`: that of the shipped model with this name, if there is no such file, else `model`."""
+    path = Path(model)
+    return path if path.exists() else shipped_models().get(str(model), path)

@@ -33,15 +33,12 @@ from w2v_compress.model_file.tensor_file import read_header  # noqa: E402
 AUTOCAST = ["model.autocast=true"]
 SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
 UNMASKED = [*SQUEEZE, "model.apply_mask=false", "model.layerdrop=0"]
-SHORT_BATCHES = "dataset.max_tokens=480000"
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 2": (800, SQUEEZE),
     "squeeze 2, unmasked": (800, UNMASKED),
-    "squeeze 2, unmasked, batches of 30 s": (1600, [*UNMASKED, SHORT_BATCHES]),
-    "squeeze 2, unmasked, batches of 30 s, twice the rate": (
-        1600,
-        [*UNMASKED, SHORT_BATCHES, "optimization.lr=[0.002]"],
-    ),
+    "squeeze 2, unmasked, half the rate": (800, [*UNMASKED, "optimization.lr=[0.0005]"]),
+    "squeeze 2, unmasked, batches of 30 s": (1600, [*UNMASKED, "dataset.max_tokens=480000"]),
+    "squeeze 1, unmasked": (500, [*AUTOCAST, *UNMASKED[2:]]),
     "bf16 (autocast)": (470, AUTOCAST),
     "fp32": (260, []),
 }

@@ -1,0 +1,148 @@
+"""Create the models of examples/models: the teacher in int8, and the elastic student in int8 with a stored sweep.
+
+    python examples/quickstart/ship_models.py ELASTIC.pt OUT [--speech FOLDER]...
+
+ELASTIC.pt is the checkpoint of train_elastic.sh. Both models are calibrated on the training prompts, and evaluated on
+the dev split of the prompts and of each FOLDER, a corpus with `utterances.csv` (path, text, split, optional gender and
+age). The sweep is measured on the dev prompts. Writes the models, a model card for each, and models.json with the
+figures of the cards.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from w2v_compress.cli.console import progress_bar
+from w2v_compress.data.audio import read_audio
+from w2v_compress.data.manifest import Utterance, read_manifest
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.machine import describe_machine
+from w2v_compress.evaluation.report import compute_device, markdown_table
+from w2v_compress.evaluation.sweep import sweep
+from w2v_compress.files import write_json, write_text
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
+from w2v_compress.model_file.storage import store_sweep
+from w2v_compress.model_file.tensor_file import describe_model
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE)]
+
+from common import load_in_file_precision, percent  # noqa: E402
+from run import SEED, TEACHER, quantize  # noqa: E402
+
+MODELS = HERE.parent / "models"
+CARDS = HERE / "model_cards"
+ADULT = 18
+Groups = dict[str, list[Utterance]]
+
+
+def read_groups(folder: Path) -> Groups:
+    """Return the dev utterances of a corpus, all of them and by group of speakers where gender or age are known."""
+    groups: Groups = defaultdict(list)
+    with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] != "dev":
+                continue
+            path = (folder / row["path"]).resolve()
+            utterance = Utterance(path, len(read_audio(path)), row["text"].upper())
+            groups[folder.name].append(utterance)
+            if gender := row.get("gender"):
+                groups[f"{folder.name}, {'female' if gender.startswith('f') else 'male'}"].append(utterance)
+            if age := row.get("age"):
+                groups[f"{folder.name}, {'adults' if int(age) >= ADULT else 'children'}"].append(utterance)
+    return groups
+
+
+def evaluate_groups(model: Path, groups: Groups, point: str | None) -> dict[str, Any]:
+    """Return WER and CER of `model` for each group."""
+    recognizer = load_in_file_precision(model)
+    rows = {}
+    for name, utterances in groups.items():
+        with progress_bar(f"Evaluating: {model.stem}, {name}") as progress:
+            report = evaluate(recognizer, utterances, point=point, seed=SEED, progress=progress)
+        rates = {"wer": dataclasses.asdict(report.wer), "cer": dataclasses.asdict(report.cer)}
+        rows[name] = {"utterances": report.utterances, "hours": report.audio_seconds / 3600, **rates}
+    return rows
+
+
+def card(name: str, model: Path, figures: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Return the model card: the text in model_cards/NAME.md, then the figures."""
+    description = describe_model(model)
+    text = (CARDS / f"{name}.md").read_text(encoding="utf-8").rstrip()
+    size = f"{description['parameters'] / 1e6:.2f}M parameters, {description['bytes'] / 1e6:.2f} MB"
+    parts = [f"# Model card: {name}\n\n{size}, {description['precision']}.\n\n{text}\n"]
+    for point, groups in figures["dev"].items():
+        lines = [
+            [group, str(each["utterances"]), f"{each['hours']:.2f}", percent(each["wer"]), percent(each["cer"])]
+            for group, each in groups.items()
+        ]
+        heading = f"## Error rates on dev at {point}"
+        parts.append(f"{heading}\n\n{markdown_table(['dev set', 'utterances', 'hours', 'WER', 'CER'], lines)}")
+    if stored := figures.get("sweep"):
+        lines = [
+            [
+                row["point"],
+                f"{100 * row['wer']:.1f}%",
+                f"{1000 * row['real_time_factor']:.1f}",
+                f"{1e-9 * row['macs_per_second']:.2f}",
+            ]
+            for row in stored
+        ]
+        columns = ["point", "WER, dev prompts", "ms per s of audio", "GMAC per s"]
+        parts.append(
+            f"## Stored sweep\n\nGreedy decoding of the dev prompts; batch 1, {compute_device(machine)}.\n\n"
+            f"{markdown_table(columns, lines)}"
+        )
+    return "\n".join(parts)
+
+
+def run(elastic: Path, out: Path, folders: list[Path]) -> None:
+    """Create and measure the models, and write them with their cards."""
+    data = out / "data"
+    if not (data / "dev.tsv").exists():
+        print(prepare("csv", HERE / "corpus", data).summary())
+    groups: Groups = {"prompts": list(read_manifest(data, "dev"))}
+    for folder in folders:
+        groups |= read_groups(folder)
+    MODELS.mkdir(exist_ok=True)
+    machine = describe_machine()
+    results: dict[str, Any] = {}
+    for name, checkpoint in {"prompts-teacher": TEACHER, "prompts-elastic": elastic}.items():
+        exported, model = out / f"{name}.safetensors", MODELS / f"{name}.safetensors"
+        export_checkpoint(checkpoint, exported)
+        quantize(exported, model, data, name)
+        recognizer = load_in_file_precision(model)
+        points = recognizer.header.space.all_points()
+        figures: dict[str, Any] = {}
+        if len(points) > 1:
+            with progress_bar(f"Sweeping: {name}") as progress:
+                report = sweep(recognizer, groups["prompts"], seed=SEED, progress=progress)
+            store_sweep(model, report.to_store("dev prompts"))
+            figures["sweep"] = report.to_store("dev prompts").to_dict()["points"]
+        figures["dev"] = {str(point): evaluate_groups(model, groups, str(point)) for point in points}
+        results[name] = {**describe_model(model), **figures}
+        write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
+    write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": json.loads(json.dumps(results))})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("elastic", type=Path, help="checkpoint of the elastic student")
+    parser.add_argument("out", type=Path, help="folder for intermediate files")
+    parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus to evaluate on; repeatable")
+    args = parser.parse_args()
+    try:
+        run(args.elastic, args.out.resolve(), args.speech)
+    except (OSError, KeyError, ValueError, InputError) as error:
+        sys.exit(f"ship_models: {error}")
+
+
+if __name__ == "__main__":
+    main()
