@@ -1,5 +1,5 @@
 """Register fairseq criterions."""
 
-from . import ctc_distillation
+from . import ctc_distillation, intermediate_ctc
 
-__all__ = ["ctc_distillation"]
+__all__ = ["ctc_distillation", "intermediate_ctc"]

@@ -200,6 +200,13 @@ class CtcModel(Wav2VecCtc):
         logits = output.logits.transpose(0, 1)
         return {"encoder_out": logits, "padding_mask": padded, "features": output.features, "hidden": output.hidden}
 
+    def intermediate_logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (frames, batch, units) that the CTC head gives to `hidden` (batch, frames, channels)."""
+        encoder = self.w2v_encoder.w2v_model.encoder
+        if encoder.layer_norm_first:  # the outputs of the layers are not normalized
+            hidden = encoder.layer_norm(hidden.float())
+        return self.w2v_encoder.proj(self.w2v_encoder.final_dropout(hidden.float())).transpose(0, 1)
+
     def _masks(self, source: Tensor, lengths: Tensor | None) -> FeatureMasks:
         cfg, architecture = self.cfg, self.w2v_encoder.architecture
         batch, samples = source.shape

@@ -33,11 +33,13 @@ from w2v_compress.model_file.tensor_file import read_header  # noqa: E402
 AUTOCAST = ["model.autocast=true"]
 SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
 UNMASKED = [*SQUEEZE, "model.apply_mask=false", "model.layerdrop=0"]
+INTERMEDIATE = ["criterion._name=intermediate_ctc", "+criterion.intermediate_layers=[3]"]
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 2": (800, SQUEEZE),
     "squeeze 2, unmasked": (800, UNMASKED),
     "squeeze 2, unmasked, half the rate": (800, [*UNMASKED, "optimization.lr=[0.0005]"]),
     "squeeze 2, unmasked, batches of 30 s": (1600, [*UNMASKED, "dataset.max_tokens=480000"]),
+    "squeeze 2, unmasked, intermediate CTC": (800, [*UNMASKED, *INTERMEDIATE]),
     "squeeze 1, unmasked": (500, [*AUTOCAST, *UNMASKED[2:]]),
     "bf16 (autocast)": (470, AUTOCAST),
     "fp32": (260, []),
