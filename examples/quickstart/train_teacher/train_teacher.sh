@@ -5,19 +5,20 @@
 #
 # Needs w2v_compress in the environment, and Debian's `flite` for make_mix.py. Settings in the environment:
 #
-#   FROM             a checkpoint to go on from, in place of the first stage: such as the shipped teacher
-#   HOURS            time of the second stage, all runs together; without it, MIXED_UPDATES end it
-#   SHORT_UPDATES, MIXED_UPDATES, LAST_UPDATES
+#   FROM             a checkpoint or model file to go on from, in place of the first stage
+#   HOURS            time of the second stage, all runs together; without it, SQUEEZED_UPDATES end it
+#   SHORT_UPDATES, SQUEEZED_UPDATES, LAST_UPDATES
 #                    length of the stages
-#   CPU=false        train on a GPU, in bf16
+#   CPU=false        train on a GPU, in bf16; on a CPU with AMX, autocast computes in bf16
 #   TEACHER          output folder
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 short_updates=${SHORT_UPDATES:-2500}
-mixed_updates=${MIXED_UPDATES:-20000}
-last_updates=${LAST_UPDATES:-5000}
+squeezed_updates=${SQUEEZED_UPDATES:-30000}
+last_updates=${LAST_UPDATES:-8000}
 cpu=${CPU:-true}
 if $cpu; then bf16=false; else bf16=true; fi
+if $cpu && grep -q amx_bf16 /proc/cpuinfo; then autocast=true; else autocast=false; fi
 teacher=${TEACHER:-$here/../teacher}
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
@@ -31,7 +32,7 @@ stage() {
   local name=$1 subset=$2 updates=$3
   shift 3
   fairseq-hydra-train --config-dir "$here" --config-name teacher hydra.run.dir="$out/$name" \
-    common.user_dir="$(w2v-compress user-dir)" common.cpu="$cpu" common.bf16="$bf16" task.data="$out/mix" \
+    common.user_dir="$(w2v-compress user-dir)" common.cpu="$cpu" common.bf16="$bf16" model.autocast="$autocast" task.data="$out/mix" \
     checkpoint.save_dir="$out/$name" dataset.train_subset="$subset" optimization.max_update="$updates" "$@" \
     2>&1 | tee -a "$out/$name.log"
 }
@@ -39,17 +40,21 @@ stage() {
 # from CHECKPOINT: overrides that start from its weights, in place of random ones.
 from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 
-# Short unmasked audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio.
+# At squeeze factor 2 an update takes half the time, and CTC leaves its blank plateau sooner. So does short, unmasked
+# audio. ../teacher/ledger.md has the trials behind the settings.
+squeezed=("task.point='2,1,1'")
+long=(dataset.max_tokens=960000 "optimization.lr=[0.0005]")
+intermediate=(criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 start=${FROM:-$out/short/checkpoint_last.pt}
-[ -n "${FROM:-}" ] || stage short short "$short_updates"
-masked=(model.apply_mask=true model.layerdrop=0.05)
+[ -n "${FROM:-}" ] || stage short short "$short_updates" "${squeezed[@]}"
 # shellcheck disable=SC2046
-stage mixed mixed "$mixed_updates" "${masked[@]}" $(from "$start") optimization.stop_time_hours="${HOURS:-0}"
+stage squeezed mixed "$squeezed_updates" "${squeezed[@]}" "${long[@]}" "${intermediate[@]}" $(from "$start") \
+  optimization.stop_time_hours="${HOURS:-0}"
 # shellcheck disable=SC2046
-stage last mixed "$last_updates" "${masked[@]}" $(from "$out/mixed/checkpoint_last.pt") \
-  lr_scheduler.warmup_steps=$((last_updates / 20)) lr_scheduler.hold_steps=0 \
-  lr_scheduler.decay_steps=$((last_updates * 9 / 10))
-logs=("$out/mixed.log" "$out/last.log")
+stage last mixed "$last_updates" "${long[@]}" "${intermediate[@]}" $(from "$out/squeezed/checkpoint_last.pt") \
+  model.apply_mask=true lr_scheduler.warmup_steps=$((last_updates / 20)) lr_scheduler.hold_steps=$((last_updates / 4)) \
+  lr_scheduler.decay_steps=$((last_updates * 7 / 10))
+logs=("$out/squeezed.log" "$out/last.log")
 [ -n "${FROM:-}" ] || logs=("$out/short.log" "${logs[@]}")
 grep -hoE '\{"epoch".*\}' "${logs[@]}" > "$teacher/training_log.jsonl"
 python "$here/ship_teacher.py" "$out/last/checkpoint_best.pt" "$teacher/teacher.pt"
