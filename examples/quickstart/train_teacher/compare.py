@@ -34,15 +34,14 @@ AUTOCAST = ["model.autocast=true"]
 SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
 UNMASKED = [*SQUEEZE, "model.apply_mask=false", "model.layerdrop=0"]
 INTERMEDIATE = ["criterion._name=intermediate_ctc", "+criterion.intermediate_layers=[3]"]
+HALF_RATE = "optimization.lr=[0.0005]"
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 2": (800, SQUEEZE),
     "squeeze 2, unmasked": (800, UNMASKED),
-    "squeeze 2, unmasked, half the rate": (800, [*UNMASKED, "optimization.lr=[0.0005]"]),
-    "squeeze 2, unmasked, batches of 30 s": (1600, [*UNMASKED, "dataset.max_tokens=480000"]),
-    "squeeze 2, unmasked, intermediate CTC": (800, [*UNMASKED, *INTERMEDIATE]),
-    "squeeze 1, unmasked": (500, [*AUTOCAST, *UNMASKED[2:]]),
-    "bf16 (autocast)": (470, AUTOCAST),
-    "fp32": (260, []),
+    "squeeze 2, unmasked, half the rate": (800, [*UNMASKED, HALF_RATE]),
+    "squeeze 2, unmasked, half the rate, intermediate CTC": (800, [*UNMASKED, HALF_RATE, *INTERMEDIATE]),
+    "squeeze 1, unmasked, half the rate": (480, [*AUTOCAST, *UNMASKED[2:], HALF_RATE]),
+    "squeeze 1, unmasked, half the rate, fp32": (300, [*UNMASKED[2:], HALF_RATE]),
 }
 """Updates and settings of each trial."""
 COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]
