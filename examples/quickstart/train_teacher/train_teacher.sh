@@ -43,7 +43,7 @@ from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 # At squeeze factor 2 an update takes half the time, and CTC leaves its blank plateau sooner. So does short, unmasked
 # audio. ../teacher/ledger.md has the trials behind the settings.
 squeezed=("task.point='2,1,1'")
-long=(dataset.max_tokens=960000 "optimization.lr=[0.0005]")
+long=(dataset.max_tokens=960000)
 intermediate=(criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 start=${FROM:-$out/short/checkpoint_last.pt}
 [ -n "${FROM:-}" ] || stage short short "$short_updates" "${squeezed[@]}"

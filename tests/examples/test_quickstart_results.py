@@ -1,0 +1,178 @@
+"""Tables, plot, web page and model cards of examples/quickstart."""
+
+import csv
+import dataclasses
+import html
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from w2v_compress.data.manifest import Utterance
+from w2v_compress.evaluation.wer import ErrorCounts
+from w2v_compress.model_file.storage import ModelFile, write_model
+from w2v_compress.model_file.sweep import Sweep, SweptPoint
+from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
+
+
+@pytest.fixture
+def script(load_script: Callable[[Path], ModuleType]) -> Callable[[str], ModuleType]:
+    """script(name) imports a script of the quickstart."""
+    return lambda name: load_script(QUICKSTART / f"{name}.py")
+
+
+def rate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def row(name: str, point: str | None = None, milliseconds: float = 2.0) -> dict[str, Any]:
+    return {
+        "model": name if point is None else f"{name}, {point}",
+        "file": name,
+        "point": point,
+        "parameters": 2_090_000,
+        "bytes": 2_180_000,
+        "precision": "int8" if "int8" in name else "f32",
+        "milliseconds_per_second": milliseconds,
+        "wer": rate(0.4),
+        "wer_bigram": rate(0.14),
+        "cer": rate(0.12),
+    }
+
+
+ELASTIC = "elastic student int8"
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    rows = [row("teacher"), row("teacher int8"), row(ELASTIC, "1,1,1", 3.0), row(ELASTIC, "2,1,1", 1.5)]
+    transcripts = [
+        {"point": "1,1,1", "text": "PRESS <ONE>", "milliseconds": 12.34},
+        {"point": "2,1,1", "text": "PRES ONE", "milliseconds": 6.0},
+    ]
+    return {
+        "test_utterances": 80,
+        "test_words": 550,
+        "machine": {"processor": "Intel & Co", "threads": 2},
+        "models": rows,
+        "wer_differences": {"teacher int8 minus teacher": rate(0.0)},
+        "transcripts": [{"file": "a.flac", "text": "PRESS ONE", "transcripts": transcripts}],
+    }
+
+
+class Resources(HTMLParser):
+    """Collects what a page would load, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_no_other_file_and_shows_all_results(
+    script: Callable[[str], ModuleType], results: dict[str, Any], tmp_path: Path
+) -> None:
+    figures = script("figures")
+    figures.plot(results["models"], tmp_path / "results.png")
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    figures.write_page(results, tmp_path / "results.png", tmp_path / "results.html")
+    page = Resources()
+    page.feed((tmp_path / "results.html").read_text(encoding="utf-8"))
+    assert [resource[:22] for resource in page.loaded] == ["data:image/png;base64,"]
+    for each in results["models"]:
+        assert all(cell in page.text for cell in figures.cells(each))
+    for shown in ("PRESS <ONE>", "PRES ONE", "12.3 ms", "Intel & Co", "teacher int8 minus teacher"):
+        assert shown in page.text
+    assert html.escape("PRESS <ONE>") in (tmp_path / "results.html").read_text(encoding="utf-8")
+
+
+def test_the_cheapest_useful_point_is_within_the_limit_on_dev(
+    script: Callable[[str], ModuleType],
+    tiny_model: Callable[..., ModelFile],
+    wav: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    run = script("run")
+    points = [CompressionPoint(squeeze) for squeeze in (1, 2, 3)]
+    swept = [
+        SweptPoint(point=point, wer=wer, real_time_factor=time, macs_per_second=1.0)
+        for point, wer, time in zip(points, (0.2, 0.24, 0.4), (0.3, 0.2, 0.1), strict=True)
+    ]
+    model = tiny_model()
+    header = dataclasses.replace(
+        model.header,
+        space=CompressionSpace(points=tuple(points)),
+        sweep=Sweep(subset="dev", precision="fp32", machine={}, points=tuple(swept)),
+    )
+    write_model(tmp_path / "model.safetensors", dataclasses.replace(model, header=header))
+    utterances = [Utterance(wav(f"{index}.wav", 0.5, seed=index), 8000, f"TEXT {index}") for index in range(5)]
+    prompts = run.transcribe_prompts(tmp_path / "model.safetensors", utterances)
+    assert [prompt["text"] for prompt in prompts] == ["TEXT 0", "TEXT 2", "TEXT 4"]
+    for prompt in prompts:
+        assert [each["point"] for each in prompt["transcripts"]] == ["1,1,1", "2,1,1"]
+        assert all(each["milliseconds"] > 0 for each in prompt["transcripts"])
+
+
+def test_seeds_compare_paired_runs(script: Callable[[str], ModuleType]) -> None:
+    seeds = script("seeds")
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(2, 9, 40)
+    counts = {
+        name: [ErrorCounts(generator.binomial(lengths, 0.1 * (index + 1)), lengths) for _ in seeds.SEEDS]
+        for index, name in enumerate(seeds.SYSTEMS)
+    }
+    results = seeds.summarize(counts)
+    assert results["wer"].keys() == seeds.SYSTEMS.keys()
+    gain = results["differences"]["student minus student, CTC alone"]
+    expected = [
+        one.rate - other.rate for one, other in zip(counts["student"], counts["student, CTC alone"], strict=True)
+    ]
+    assert gain["by_seed"] == expected
+    assert gain["over_seeds"]["low"] < np.mean(expected) < gain["over_seeds"]["high"]
+    assert seeds.markdown(results).count("\n") == 2 + len(seeds.SYSTEMS) + len(seeds.DIFFERENCES)
+
+
+def test_dev_utterances_are_grouped_by_speaker(
+    script: Callable[[str], ModuleType], wav: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [
+        ("a", "train", "f", "30", "NOT SHOWN"),
+        ("b", "dev", "f", "30", "ONE"),
+        ("c", "dev", "m", "7", "TWO"),
+        ("d", "dev", "", "", "three"),
+    ]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    with open(folder / "utterances.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "split", "gender", "age", "text"])
+        writer.writerows([[wav(f"{name}.wav", 0.5), *values] for name, *values in rows])
+    groups = script("ship_models").read_groups(folder)
+    assert {name: [each.text for each in utterances] for name, utterances in groups.items()} == {
+        "corpus": ["ONE", "TWO", "THREE"],
+        "corpus, female": ["ONE"],
+        "corpus, adults": ["ONE"],
+        "corpus, male": ["TWO"],
+        "corpus, children": ["TWO"],
+    }
+    assert groups["corpus"][0].samples == 8000
+
+
+def test_the_ledger_shows_the_recorded_trials(script: Callable[[str], ModuleType]) -> None:
+    ledger = json.loads((QUICKSTART / "teacher" / "ledger.json").read_text(encoding="utf-8"))
+    compare = script("train_teacher/compare")
+    assert (QUICKSTART / "teacher" / "ledger.md").read_text(encoding="utf-8") == compare.markdown(ledger["trials"])
+    assert {row["trial"] for row in ledger["trials"]} <= set(compare.TRIALS)
