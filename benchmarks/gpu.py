@@ -51,7 +51,7 @@ def steps(arguments: argparse.Namespace) -> Iterator[Step]:
     yield Step("speed of training", training, speed)
     data = [option for folder in arguments.speech for option in ("--speech", str(folder))]
     data += ["--digits", str(arguments.digits)] if arguments.digits else []
-    updates = {"SHORT_UPDATES": "20", "SQUEEZED_UPDATES": "20", "LAST_UPDATES": "20"} if cpu else {"HOURS": "0.3"}
+    updates = {"SHORT_UPDATES": "20", "MIXED_UPDATES": "20", "LAST_UPDATES": "20"} if cpu else {"HOURS": "0.3"}
     teacher = out / "teacher" / "shipped"
     yield Step(
         "teacher",

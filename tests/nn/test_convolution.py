@@ -1,11 +1,11 @@
-"""The positional convolution in bf16: oneDNN is wrong for narrow groups on processors with AMX."""
+"""Convolutions: gradients of the strided one, and the positional one in bf16 (oneDNN is wrong for narrow groups)."""
 
 import copy
 
 import pytest
 import torch
 
-from w2v_compress.nn.convolution import WeightNormConvolution
+from w2v_compress.nn.convolution import StridedConvolution, WeightNormConvolution
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -28,3 +28,19 @@ def test_in_bf16(channels: int, groups: int, kernel: int, stride: int, autocast:
     (gradient,) = torch.autograd.grad(expected, x, direction)
     (reduced,) = torch.autograd.grad(out, x, direction.bfloat16())
     assert (reduced - gradient).norm() < 0.02 * gradient.norm()
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (2, 2), (5, 2), (1, 1), (10, 5), (8, 3), (2, 3)])
+def test_gradients_of_the_strided_convolution(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    for time in (kernel, 21, 22, 23):
+        layer = StridedConvolution(3, 4, kernel, stride, bias=True).double()
+        x = torch.randn(2, time, 3, dtype=torch.double, requires_grad=True)
+        expected = torch.nn.functional.conv1d(x.transpose(1, 2), layer.weight, layer.bias, stride).transpose(1, 2)
+        out = layer(x)
+        torch.testing.assert_close(out, expected)
+        direction = torch.randn_like(expected)
+        inputs = (x, layer.weight, layer.bias)
+        torch.testing.assert_close(
+            torch.autograd.grad(out, inputs, direction), torch.autograd.grad(expected, inputs, direction)
+        )

@@ -32,16 +32,19 @@ from w2v_compress.model_file.tensor_file import read_header  # noqa: E402
 
 AUTOCAST = ["model.autocast=true"]
 SQUEEZE = [*AUTOCAST, "task.point='2,1,1'"]
-UNMASKED = [*SQUEEZE, "model.apply_mask=false", "model.layerdrop=0"]
+UNMASKED = ["model.apply_mask=false", "model.layerdrop=0"]
+STRAIGHT = [*AUTOCAST, *UNMASKED]
 INTERMEDIATE = ["criterion._name=intermediate_ctc", "+criterion.intermediate_layers=[3]"]
 HALF_RATE = "optimization.lr=[0.0005]"
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 2": (800, SQUEEZE),
-    "squeeze 2, unmasked": (800, UNMASKED),
-    "squeeze 2, unmasked, half the rate": (800, [*UNMASKED, HALF_RATE]),
-    "squeeze 2, unmasked, half the rate, intermediate CTC": (800, [*UNMASKED, HALF_RATE, *INTERMEDIATE]),
-    "squeeze 1, unmasked, half the rate": (480, [*AUTOCAST, *UNMASKED[2:], HALF_RATE]),
-    "squeeze 1, unmasked, half the rate, fp32": (300, [*UNMASKED[2:], HALF_RATE]),
+    "squeeze 2, unmasked": (800, [*SQUEEZE, *UNMASKED]),
+    "squeeze 2, unmasked, half the rate": (800, [*SQUEEZE, *UNMASKED, HALF_RATE]),
+    "squeeze 1, unmasked, half the rate": (480, [*STRAIGHT, HALF_RATE]),
+    "squeeze 1, unmasked": (480, STRAIGHT),
+    "squeeze 1, unmasked, frozen extractor": (640, [*STRAIGHT, "+model.feature_grad_mult=0"]),
+    "squeeze 1, unmasked, intermediate CTC": (480, [*STRAIGHT, *INTERMEDIATE]),
+    "squeeze 1, unmasked, fp32": (300, UNMASKED),
 }
 """Updates and settings of each trial."""
 COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]

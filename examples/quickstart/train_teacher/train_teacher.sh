@@ -6,15 +6,15 @@
 # Needs w2v_compress in the environment, and Debian's `flite` for make_mix.py. Settings in the environment:
 #
 #   FROM             a checkpoint or model file to go on from, in place of the first stage
-#   HOURS            time of the second stage, all runs together; without it, SQUEEZED_UPDATES end it
-#   SHORT_UPDATES, SQUEEZED_UPDATES, LAST_UPDATES
+#   HOURS            time of the second stage, all runs together; without it, MIXED_UPDATES end it
+#   SHORT_UPDATES, MIXED_UPDATES, LAST_UPDATES
 #                    length of the stages
 #   CPU=false        train on a GPU, in bf16; on a CPU with AMX, autocast computes in bf16
 #   TEACHER          output folder
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 short_updates=${SHORT_UPDATES:-2500}
-squeezed_updates=${SQUEEZED_UPDATES:-30000}
+mixed_updates=${MIXED_UPDATES:-30000}
 last_updates=${LAST_UPDATES:-8000}
 cpu=${CPU:-true}
 if $cpu; then bf16=false; else bf16=true; fi
@@ -40,21 +40,18 @@ stage() {
 # from CHECKPOINT: overrides that start from its weights, in place of random ones.
 from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 
-# At squeeze factor 2 an update takes half the time, and CTC leaves its blank plateau sooner. So does short, unmasked
-# audio. ../teacher/ledger.md has the trials behind the settings.
-squeezed=("task.point='2,1,1'")
-long=(dataset.max_tokens=960000)
-intermediate=(criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
+# Short audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio. Masking comes
+# last, because without it the loss falls faster. ../teacher/ledger.md has the trials behind the settings.
+long=(dataset.max_tokens=960000 criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 start=${FROM:-$out/short/checkpoint_last.pt}
-[ -n "${FROM:-}" ] || stage short short "$short_updates" "${squeezed[@]}"
+[ -n "${FROM:-}" ] || stage short short "$short_updates"
 # shellcheck disable=SC2046
-stage squeezed mixed "$squeezed_updates" "${squeezed[@]}" "${long[@]}" "${intermediate[@]}" $(from "$start") \
-  optimization.stop_time_hours="${HOURS:-0}"
+stage mixed mixed "$mixed_updates" "${long[@]}" $(from "$start") optimization.stop_time_hours="${HOURS:-0}"
 # shellcheck disable=SC2046
-stage last mixed "$last_updates" "${long[@]}" "${intermediate[@]}" $(from "$out/squeezed/checkpoint_last.pt") \
+stage last mixed "$last_updates" "${long[@]}" $(from "$out/mixed/checkpoint_last.pt") \
   model.apply_mask=true lr_scheduler.warmup_steps=$((last_updates / 20)) lr_scheduler.hold_steps=$((last_updates / 4)) \
   lr_scheduler.decay_steps=$((last_updates * 7 / 10))
-logs=("$out/squeezed.log" "$out/last.log")
+logs=("$out/mixed.log" "$out/last.log")
 [ -n "${FROM:-}" ] || logs=("$out/short.log" "${logs[@]}")
 grep -hoE '\{"epoch".*\}' "${logs[@]}" > "$teacher/training_log.jsonl"
 python "$here/ship_teacher.py" "$out/last/checkpoint_best.pt" "$teacher/teacher.pt"
