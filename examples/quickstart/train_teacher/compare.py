@@ -37,6 +37,7 @@ STRAIGHT = [*AUTOCAST, *UNMASKED]
 INTERMEDIATE = ["criterion._name=intermediate_ctc", "+criterion.intermediate_layers=[3]"]
 HALF_RATE = "optimization.lr=[0.0005]"
 TRIALS: dict[str, tuple[int, list[str]]] = {
+    "none": (0, []),
     "squeeze 2": (800, SQUEEZE),
     "squeeze 2, unmasked": (800, [*SQUEEZE, *UNMASKED]),
     "squeeze 2, unmasked, half the rate": (800, [*SQUEEZE, *UNMASKED, HALF_RATE]),
@@ -46,7 +47,7 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 1, unmasked, intermediate CTC": (480, [*STRAIGHT, *INTERMEDIATE]),
     "squeeze 1, unmasked, fp32": (300, UNMASKED),
 }
-"""Updates and settings of each trial."""
+"""Updates and settings of each trial; without updates, the checkpoint that the others start from."""
 COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]
 DECAY = 0.3
 """Part of the updates with a decaying learning rate."""
@@ -59,20 +60,8 @@ def run_trial(name: str, out: Path, start: Path, progress: Progress) -> None:
     row_file, model = folder / "row.json", folder / "model.safetensors"
     if row_file.exists():
         return
-    warmup, decay = updates // 20, int(updates * DECAY)
-    overrides = [f"task.data={out / 'mix'}", f"+model.init_checkpoint={start}", "~model.w2v_args", "common.cpu=true"]
-    overrides += [f"lr_scheduler.warmup_steps={warmup}", f"lr_scheduler.hold_steps={updates - warmup - decay}"]
-    overrides += [f"lr_scheduler.decay_steps={decay}", "dataset.validate_interval_updates=1000000", *COMMON, *settings]
     began = time.monotonic()
-    task = progress.add_task(f"Training: {name}", total=updates)
-    checkpoint = train(
-        HERE / "teacher.yaml",
-        overrides,
-        folder,
-        updates,
-        threads=1,
-        progress=lambda done: progress.update(task, completed=done),
-    )
+    checkpoint = _trained(name, out, start, folder, progress) if updates else start
     minutes = (time.monotonic() - began) / 60
     export_checkpoint(checkpoint, model)
     row = {
@@ -83,7 +72,24 @@ def run_trial(name: str, out: Path, start: Path, progress: Progress) -> None:
         "cer": dev_cer(model, out / "mix"),
     }
     write_json(row_file, row)
-    checkpoint.unlink()
+
+
+def _trained(name: str, out: Path, start: Path, folder: Path, progress: Progress) -> Path:
+    """Train one trial in `folder`, and return its last checkpoint."""
+    updates, settings = TRIALS[name]
+    warmup, decay = updates // 20, int(updates * DECAY)
+    overrides = [f"task.data={out / 'mix'}", f"+model.init_checkpoint={start}", "~model.w2v_args", "common.cpu=true"]
+    overrides += [f"lr_scheduler.warmup_steps={warmup}", f"lr_scheduler.hold_steps={updates - warmup - decay}"]
+    overrides += [f"lr_scheduler.decay_steps={decay}", "dataset.validate_interval_updates=1000000", *COMMON, *settings]
+    task = progress.add_task(f"Training: {name}", total=updates)
+    return train(
+        HERE / "teacher.yaml",
+        overrides,
+        folder,
+        updates,
+        threads=1,
+        progress=lambda done: progress.update(task, completed=done),
+    )
 
 
 def dev_cer(model: Path, mix: Path) -> dict[str, float]:
