@@ -13,7 +13,7 @@ from w2v_compress.evaluation.plots import require_matplotlib, save_figure
 from w2v_compress.evaluation.report import compute_device
 from w2v_compress.files import write_text
 
-COLUMNS = ["model", "params", "MB", "ms per s of audio", "WER", "WER, bigram", "CER"]
+COLUMNS = ["model", "params", "MB", "ms per s of audio", "WER", "WER with bigram"]
 DECODINGS = {"wer": "greedy decoding", "wer_bigram": "beam search with the bigram"}
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; } th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; }
@@ -30,7 +30,6 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['milliseconds_per_second']:.1f}",
         percent(row["wer"]),
         percent(row["wer_bigram"]),
-        percent(row["cer"]),
     ]
 
 

@@ -230,7 +230,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*cells(row))
-    Console(width=max(console.width, 140)).print(table)
+    Console(width=max(console.width, 120)).print(table)
 
 
 def main() -> None:
