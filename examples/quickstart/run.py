@@ -62,8 +62,8 @@ class Student:
 
 
 STUDENTS = {
-    "student": Student("student.yaml", 600),
-    "student, CTC alone": Student("student.yaml", 600, ("criterion.kl_weight=0",)),
+    "student": Student("student.yaml", 800),
+    "student, CTC alone": Student("student.yaml", 800, ("criterion.kl_weight=0",)),
     "elastic student": Student("elastic.yaml", 1000),
 }
 QUICK_UPDATES = 20
@@ -87,6 +87,7 @@ class System:
 def train_student(student: Student, name: str, data: Path, out: Path, updates: int, seed: int = SEED) -> Path:
     """Train a student in `out`/NAME, and return its last checkpoint."""
     paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
+    paths.append(f"criterion.teacher_cache={data.parent / 'teacher-logits'}")
     with update_bars() as progress:
         task = progress.add_task(f"Training: {name}", total=updates)
         return train(
@@ -202,12 +203,12 @@ def differences(reports: dict[str, EvaluationReport]) -> dict[str, Interval]:
 
 
 def transcribe_prompts(model: Path, utterances: list[Utterance]) -> list[dict[str, Any]]:
-    """Transcribe some prompts with the elastic student at its full and at its cheapest useful point, timing each."""
+    """Transcribe and time the longest prompts with the elastic student at its full and its cheapest useful point."""
     recognizer = load_in_file_precision(model)
     swept = recognizer.header.sweep
     assert swept is not None
     points = [swept.least_compressed.point, swept.within_increase(USEFUL_INCREASE).point]
-    chosen = [utterances[round(place * (len(utterances) - 1) / (PROMPTS - 1))] for place in range(PROMPTS)]
+    chosen = sorted(utterances, key=lambda utterance: -utterance.samples)[:PROMPTS]
     return [
         {
             "file": utterance.path.name,

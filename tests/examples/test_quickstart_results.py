@@ -118,9 +118,13 @@ def test_the_cheapest_useful_point_is_within_the_limit_on_dev(
         sweep=Sweep(subset="dev", precision="fp32", machine={}, points=tuple(swept)),
     )
     write_model(tmp_path / "model.safetensors", dataclasses.replace(model, header=header))
-    utterances = [Utterance(wav(f"{index}.wav", 0.5, seed=index), 8000, f"TEXT {index}") for index in range(5)]
+    seconds = (0.5, 0.9, 0.6, 0.8, 0.7)
+    utterances = [
+        Utterance(wav(f"{index}.wav", each, seed=index), round(16000 * each), f"TEXT {index}")
+        for index, each in enumerate(seconds)
+    ]
     prompts = run.transcribe_prompts(tmp_path / "model.safetensors", utterances)
-    assert [prompt["text"] for prompt in prompts] == ["TEXT 0", "TEXT 2", "TEXT 4"]
+    assert [prompt["text"] for prompt in prompts] == ["TEXT 1", "TEXT 3", "TEXT 4"]
     for prompt in prompts:
         assert [each["point"] for each in prompt["transcripts"]] == ["1,1,1", "2,1,1"]
         assert all(each["milliseconds"] > 0 for each in prompt["transcripts"])
@@ -176,3 +180,11 @@ def test_the_ledger_shows_the_recorded_trials(script: Callable[[str], ModuleType
     compare = script("train_teacher/compare")
     assert (QUICKSTART / "teacher" / "ledger.md").read_text(encoding="utf-8") == compare.markdown(ledger["trials"])
     assert {row["trial"] for row in ledger["trials"]} <= set(compare.TRIALS)
+
+
+def test_the_trials_of_the_elastic_student_are_the_recorded_ones(script: Callable[[str], ModuleType]) -> None:
+    results = QUICKSTART / "results"
+    rows = json.loads((results / "elastic_trials.json").read_text(encoding="utf-8"))["trials"]
+    compare = script("compare_elastic")
+    assert compare.markdown(rows) in (QUICKSTART / "README.md").read_text(encoding="utf-8")
+    assert {row["trial"] for row in rows} <= set(compare.TRIALS)

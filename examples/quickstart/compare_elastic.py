@@ -1,0 +1,117 @@
+"""Compare recipes for the elastic student on the dev prompts, in about the same time each.
+
+    python examples/quickstart/compare_elastic.py                  # all trials, ten minutes for each two
+    python examples/quickstart/compare_elastic.py "demo" "sandwich"
+
+Trials change the settings of elastic.yaml and run in parallel, on one core each; the numbers of updates give each about
+the same time. Finished trials are skipped. Results are written to out/elastic-trials/trials.json and .md; results/ has
+those behind the recipe.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from w2v_compress.data.prepare import prepare
+from w2v_compress.errors import InputError
+from w2v_compress.evaluation.machine import describe_machine
+from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.files import write_json, write_text
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
+from w2v_compress.model_file.tensor_file import read_header
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE)]
+
+from common import count_errors, file_name, run_in_parallel, train  # noqa: E402
+from run import SEED, TEACHER  # noqa: E402
+
+SANDWICH = "+task.sandwich=1"
+TRIALS: dict[str, tuple[int, list[str]]] = {
+    "demo": (800, []),
+    "half the rate": (800, ["optimization.lr=[0.0005]"]),
+    "sandwich": (320, [SANDWICH]),
+    "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
+    "upper layers": (800, ["model.layers=[0,3,4,5]"]),
+    "lower layers": (800, ["model.layers=[0,1,2,3]"]),
+}
+"""Updates and settings of each trial."""
+
+
+def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
+    """Train and evaluate one trial, and write its row; do nothing if that exists."""
+    updates, settings = TRIALS[name]
+    folder = out / file_name(name)
+    row_file, model = folder / "row.json", folder / "model.safetensors"
+    if row_file.exists():
+        return
+    task = progress.add_task(f"Training: {name}", total=updates)
+    began = time.monotonic()
+    paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
+    checkpoint = train(
+        HERE / "elastic.yaml",
+        [f"common.seed={SEED}", *paths, *settings],
+        folder,
+        updates,
+        threads=1,
+        progress=lambda done: progress.update(task, completed=done),
+    )
+    minutes = (time.monotonic() - began) / 60
+    export_checkpoint(checkpoint, model)
+    points = [str(point) for point in read_header(model).space.all_points()]
+    rates = {
+        unit: {point: count_errors(model, data, "dev", point, unit).rate for point in points}
+        for unit in ("words", "characters")
+    }
+    write_json(row_file, {"trial": name, "updates": updates, "settings": settings, "minutes": minutes, **rates})
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Format the CER of the trials at each point, and the mean WER over the points, as a table."""
+    points = list(rows[0]["characters"])
+    lines = [
+        [
+            row["trial"],
+            str(row["updates"]),
+            f"{row['minutes']:.1f}",
+            *(f"{100 * row['characters'][point]:.1f}%" for point in points),
+            f"{100 * sum(row['words'].values()) / len(points):.1f}%",
+        ]
+        for row in rows
+    ]
+    return markdown_table(["trial", "updates", "minutes", *(f"CER, {point}" for point in points), "mean WER"], lines)
+
+
+def run(names: list[str], out: Path) -> None:
+    """Run the trials, then print and write the results of all finished ones."""
+    data, trials = out / "data", out / "elastic-trials"
+    if not (data / "dev.tsv").exists():
+        print(prepare("csv", HERE / "corpus", data).summary())
+    run_in_parallel(run_trial, [(name, data, trials) for name in names])
+    finished = [trials / file_name(name) / "row.json" for name in TRIALS]
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished if path.exists()]
+    write_json(trials / "trials.json", {"seed": SEED, "trials": rows, "machine": describe_machine()})
+    write_text(trials / "trials.md", markdown(rows))
+    print(markdown(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="*", help=f"trials to run: {', '.join(TRIALS)} (default: all)")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
+    args = parser.parse_args()
+    if unknown := [name for name in args.trials if name not in TRIALS]:
+        parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
+    try:
+        run(args.trials or list(TRIALS), args.out.resolve())
+    except (OSError, InputError) as error:
+        sys.exit(f"compare_elastic: {error}")
+
+
+if __name__ == "__main__":
+    main()
