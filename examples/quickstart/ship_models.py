@@ -2,10 +2,10 @@
 
     python examples/quickstart/ship_models.py ELASTIC.pt OUT [--speech FOLDER]...
 
-ELASTIC.pt is the checkpoint of train_elastic.sh. Both models are calibrated on the training prompts, and evaluated on
-the dev split of the prompts and of each FOLDER, a corpus with `utterances.csv` (path, text, split, optional gender and
-age). The sweep is measured on the dev prompts. Writes the models, a model card for each, and models.json with the
-figures of the cards.
+ELASTIC.pt is a checkpoint of the elastic student, of `make demo` or train_elastic.sh. Both models are calibrated on the
+training prompts, and evaluated on the dev split of the prompts and of each FOLDER, a corpus with `utterances.csv`
+(path, text, split, optional gender and age). The sweep is measured on the dev prompts. Writes the models, a model card
+for each, and models.json with the figures of the cards.
 """
 
 import argparse

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import w2v_compress
 from w2v_compress.data.manifest import Utterance
-from w2v_compress.evaluation.wer import ErrorCounts
+from w2v_compress.evaluation.wer import ErrorCounts, Interval, character_errors
 from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
+from w2v_compress.model_file.tensor_file import read_header
 from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.quantization.parts import is_calibrated
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 
@@ -180,6 +183,39 @@ def test_the_ledger_shows_the_recorded_trials(script: Callable[[str], ModuleType
     compare = script("train_teacher/compare")
     assert (QUICKSTART / "teacher" / "ledger.md").read_text(encoding="utf-8") == compare.markdown(ledger["trials"])
     assert {row["trial"] for row in ledger["trials"]} <= set(compare.TRIALS)
+
+
+MODELS = QUICKSTART.parent / "models"
+
+
+def test_shipped_models_are_small_and_described() -> None:
+    files = sorted(MODELS.glob("*.safetensors"))
+    assert [path.stem for path in files] == ["prompts-elastic", "prompts-teacher"]
+    assert sum(path.stat().st_size for path in files) <= 10e6
+    recorded = json.loads((MODELS / "models.json").read_text(encoding="utf-8"))["models"]
+    for path in files:
+        header, card = read_header(path), path.with_suffix(".md").read_text(encoding="utf-8")
+        assert is_calibrated(header.quantization)
+        assert [str(point) for point in header.space.all_points()] == list(recorded[path.stem]["dev"])
+        for groups in recorded[path.stem]["dev"].values():
+            for name, each in groups.items():
+                assert f"| {name} " in card
+                assert Interval(**each["wer"]).percent() in card
+    sweep = read_header(MODELS / "prompts-elastic.safetensors").sweep
+    assert sweep is not None
+    assert [swept.point for swept in sweep.points] == read_header(
+        MODELS / "prompts-elastic.safetensors"
+    ).space.all_points()
+
+
+def test_a_shipped_model_recognizes_prompts_at_every_point() -> None:
+    """A loose limit that only shows that the file is a working recognizer; its card has the error rates."""
+    model = w2v_compress.load("prompts-elastic")
+    with open(QUICKSTART / "corpus" / "utterances.csv", encoding="utf-8", newline="") as file:
+        dev = [row for row in csv.DictReader(file) if row["split"] == "dev"][:12]
+    for point in model.header.space.all_points():
+        texts = model.transcribe([QUICKSTART / "corpus" / row["path"] for row in dev], point=point)
+        assert character_errors([row["text"] for row in dev], texts).rate < 0.5
 
 
 def test_the_trials_of_the_elastic_student_are_the_recorded_ones(script: Callable[[str], ModuleType]) -> None:
