@@ -21,7 +21,8 @@ class BuildWithFolders(build_py):
         super().run()
         if not self.editable_mode:
             for folder, name in COPIED.items():
-                shutil.copytree(ROOT / folder, Path(self.build_lib, "w2v_compress", name), dirs_exist_ok=True)
+                if (ROOT / folder).is_dir():
+                    shutil.copytree(ROOT / folder, Path(self.build_lib, "w2v_compress", name), dirs_exist_ok=True)
 
 
 def version() -> str:

@@ -73,9 +73,9 @@ def evaluate_groups(model: Path, groups: Groups, point: str | None) -> dict[str,
 
 
 def card(name: str, model: Path, figures: dict[str, Any], machine: dict[str, Any]) -> str:
-    """Return the model card: the text in model_cards/NAME.md, then the figures."""
+    """Return the model card: the text in model_cards/NAME.txt, then the figures."""
     description = describe_model(model)
-    text = (CARDS / f"{name}.md").read_text(encoding="utf-8").rstrip()
+    text = (CARDS / f"{name}.txt").read_text(encoding="utf-8").rstrip()
     size = f"{description['parameters'] / 1e6:.2f}M parameters, {description['bytes'] / 1e6:.2f} MB"
     parts = [f"# Model card: {name}\n\n{size}, {description['precision']}.\n\n{text}\n"]
     for point, groups in figures["dev"].items():

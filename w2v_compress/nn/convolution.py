@@ -160,13 +160,19 @@ def grouped_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, gr
     """
     frames = (x.shape[1] + stride - 1) // stride
     missing = LEAST_CHANNELS - weight.shape[1]
-    device = x.device.type
-    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if missing > 0 and (precision == torch.bfloat16 or torch.compiler.is_exporting()):  # others may run it in bf16
+    if missing > 0 and (_precision(x) == torch.bfloat16 or torch.compiler.is_exporting()):  # others may run it in bf16
         x = F.pad(x.unflatten(2, (groups, -1)), (0, missing)).flatten(2)
         weight = F.pad(weight, (0, 0, 0, missing))
     out: Tensor = F.conv1d(x.transpose(1, 2), weight, bias, stride, padding=weight.shape[2] // 2, groups=groups)
     return out[:, :, :frames].transpose(1, 2)
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """Return the dtype that a product with `x` computes in, under autocast or not."""
+    device = x.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):  # others, such as meta, raise
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def split_groups(x: Tensor, groups: int, kernel: int) -> Tensor:
