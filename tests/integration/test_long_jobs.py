@@ -96,7 +96,7 @@ def test_a_rank_that_dies_ends_the_others(command: Callable[[Path], list[str]], 
     assert "rank 1 was ended by SIGKILL" in output.splitlines()[-1]
 
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 """Number of kills in a row; `make soak` sets 20."""
 MODES = ("writing", "one rank", "full disk", "all ranks")
 
