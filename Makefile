@@ -1,5 +1,5 @@
 # make demo | make test: install everything in .venv (needs only Python 3.11 or 3.12), and run the demo or the tests.
-#   make demo QUICK=1               run the demo in about two minutes
+#   make demo QUICK=1               run the demo in two to three minutes
 #   make test-unit                  the unit tests, about a minute; make test PYTEST_FLAGS="-x -k compat" runs some
 #   make fuzz MINUTES=30            damaged and hostile files, settings and arguments
 #   make soak                       hours of audio, thousands of requests; trainings killed 20 times

@@ -1,7 +1,7 @@
 """Compress a trained recognizer by every method, and measure the cost: distillation, int8, and an elastic student.
 
     make demo                                   # from the top of the repository; at most 15 minutes on 2 cores
-    python examples/quickstart/run.py --quick   # two minutes: each step, with barely trained students
+    python examples/quickstart/run.py --quick   # two to three minutes: each step, with barely trained students
 
 From the shipped teacher (see teacher/README.md), trains three students on the prompts: one with a third of the layers,
 distilled; the same with CTC alone, from the same initialization for the same number of updates; and an elastic one,
@@ -66,7 +66,7 @@ STUDENTS = {
     "student, CTC alone": Student("student.yaml", 800, ("criterion.kl_weight=0",)),
     "elastic student": Student("elastic.yaml", 1000),
 }
-QUICK_UPDATES = 20
+QUICK_UPDATES, QUICK_PROMPTS = 20, 100
 ELASTIC = "elastic student int8"
 PROMPTS = 3
 
@@ -111,13 +111,13 @@ def build_models(data: Path, out: Path, quick: bool) -> dict[str, Path]:
     for name in list(models):
         quantized = models[f"{name} int8"] = out / f"{file_name(name)}-int8.safetensors"
         if not quantized.exists():
-            quantize(models[name], quantized, data, name)
+            quantize(models[name], quantized, data, name, QUICK_PROMPTS if quick else None)
     return models
 
 
-def quantize(model: Path, quantized: Path, data: Path, name: str) -> None:
-    """Quantize `model` to int8, calibrated on the training prompts."""
-    speech = [utterance.path for utterance in read_manifest(data, "train")]
+def quantize(model: Path, quantized: Path, data: Path, name: str, prompts: int | None = None) -> None:
+    """Quantize `model` to int8, calibrated on the first `prompts` training prompts, or on as many as are useful."""
+    speech = [utterance.path for utterance in read_manifest(data, "train")][:prompts]
     with progress_bar(f"Calibrating: {name}") as progress:
         calibration = calibrate(model, speech, seed=SEED, progress=progress)
     quantize_file(model, quantized, calibration=calibration)

@@ -43,8 +43,12 @@ from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 # Short audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio. Masking comes
 # last, because without it the loss falls faster. ../teacher/ledger.md has the trials behind the settings.
 long=(dataset.max_tokens=960000 criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
-start=${FROM:-$out/short/checkpoint_last.pt}
-[ -n "${FROM:-}" ] || stage short short "$short_updates"
+if [ -n "${FROM:-}" ]; then
+  start=$(realpath "$FROM")
+else
+  start=$out/short/checkpoint_last.pt
+  stage short short "$short_updates"
+fi
 # shellcheck disable=SC2046
 stage mixed mixed "$mixed_updates" "${long[@]}" $(from "$start") optimization.stop_time_hours="${HOURS:-0}"
 # shellcheck disable=SC2046
