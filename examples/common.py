@@ -27,6 +27,7 @@ from w2v_compress.data.corpora import Recording
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
+from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
 from w2v_compress.files import replacing, write_json, write_text
 from w2v_compress.model_file.tensor_file import read_header
@@ -212,6 +213,26 @@ def count_errors_in_parallel(
             for key, pairs in files.items()
         }
         return {key: [count.result() for count in pending] for key, pending in counts.items()}
+
+
+def finished_trials(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the rows that finished trials wrote to `folder`/NAME/row.json, in the order of `names`."""
+    paths = [folder / file_name(name) / "row.json" for name in names]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def trial_table(rows: Sequence[Mapping[str, Any]], rates: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> str:
+    """Format trials as a table: name, updates, minutes, and the error rates that `rates` returns by column."""
+    lines = [
+        [
+            row["trial"],
+            str(row["updates"]),
+            f"{row['minutes']:.1f}",
+            *(f"{100 * rate:.1f}%" for rate in rates(row).values()),
+        ]
+        for row in rows
+    ]
+    return markdown_table(["trial", "updates", "minutes", *rates(rows[0])], lines)
 
 
 def publish(

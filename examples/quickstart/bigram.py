@@ -75,7 +75,7 @@ class Emissions:
 
 
 def search_options() -> list[BeamOptions]:
-    """Return the options of beam search among which `best_on_dev` chooses."""
+    """Return the options of beam search to choose from on dev, see `dev_rates`."""
     pairs = itertools.product(LM_WEIGHTS, WORD_SCORES)
     return [BeamOptions(lm_weight=lm_weight, word_score=word_score) for lm_weight, word_score in pairs]
 

@@ -9,9 +9,9 @@ those behind the recipe.
 """
 
 import argparse
-import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from rich.progress import Progress
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
-from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.model_file.tensor_file import read_header
@@ -28,7 +27,7 @@ from w2v_compress.model_file.tensor_file import read_header
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, file_name, run_in_parallel, train  # noqa: E402
+from common import count_errors, file_name, finished_trials, run_in_parallel, train, trial_table  # noqa: E402
 from run import SEED, TEACHER  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
@@ -73,18 +72,12 @@ def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Format the CER of the trials at each point, and the mean WER over the points, as a table."""
-    points = list(rows[0]["characters"])
-    lines = [
-        [
-            row["trial"],
-            str(row["updates"]),
-            f"{row['minutes']:.1f}",
-            *(f"{100 * row['characters'][point]:.1f}%" for point in points),
-            f"{100 * sum(row['words'].values()) / len(points):.1f}%",
-        ]
-        for row in rows
-    ]
-    return markdown_table(["trial", "updates", "minutes", *(f"CER, {point}" for point in points), "mean WER"], lines)
+
+    def rates(row: Mapping[str, Any]) -> dict[str, float]:
+        cer = {f"CER, {point}": rate for point, rate in row["characters"].items()}
+        return cer | {"mean WER": sum(row["words"].values()) / len(row["words"])}
+
+    return trial_table(rows, rates)
 
 
 def run(names: list[str], out: Path) -> None:
@@ -93,8 +86,7 @@ def run(names: list[str], out: Path) -> None:
     if not (data / "dev.tsv").exists():
         print(prepare("csv", HERE / "corpus", data).summary())
     run_in_parallel(run_trial, [(name, data, trials) for name in names])
-    finished = [trials / file_name(name) / "row.json" for name in TRIALS]
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished if path.exists()]
+    rows = finished_trials(trials, TRIALS)
     write_json(trials / "trials.json", {"seed": SEED, "trials": rows, "machine": describe_machine()})
     write_text(trials / "trials.md", markdown(rows))
     print(markdown(rows))

@@ -11,7 +11,6 @@ for each, and models.json with the figures of the cards.
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -124,12 +123,13 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
         if len(points) > 1:
             with progress_bar(f"Sweeping: {name}") as progress:
                 report = sweep(recognizer, groups["prompts"], seed=SEED, progress=progress)
-            store_sweep(model, report.to_store("dev prompts"))
-            figures["sweep"] = report.to_store("dev prompts").to_dict()["points"]
+            stored = report.to_store("dev prompts")
+            store_sweep(model, stored)
+            figures["sweep"] = stored.to_dict()["points"]
         figures["dev"] = {str(point): evaluate_groups(model, groups, str(point)) for point in points}
         results[name] = {**describe_model(model), **figures}
         write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
-    write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": json.loads(json.dumps(results))})
+    write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": results})
 
 
 def main() -> None:

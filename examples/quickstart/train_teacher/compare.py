@@ -4,13 +4,12 @@
     python compare.py OUT ../teacher/teacher.pt "squeeze 2"      # some
 
 Each trial decays its learning rate at the end, so that high rates are not at a disadvantage. The numbers of updates
-give every trial about the same time on one machine (an Intel Xeon with AMX). Trials run in
-parallel, on one core each. Finished trials are skipped. The results
-of all trials are written to OUT/ledger.json and OUT/ledger.md; ../teacher has those of the shipped teacher.
+give every trial about the same time on one machine (an Intel Xeon with AMX). Trials run in parallel, on one core each.
+Finished trials are skipped. The results of all trials are written to OUT/ledger.json and OUT/ledger.md; ../teacher has
+those of the shipped teacher.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,11 +20,10 @@ from rich.progress import Progress
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent.parent))
 
-from common import count_errors, file_name, run_in_parallel, train  # noqa: E402
+from common import count_errors, file_name, finished_trials, run_in_parallel, train, trial_table  # noqa: E402
 
 from w2v_compress.errors import InputError  # noqa: E402
 from w2v_compress.evaluation.machine import describe_machine  # noqa: E402
-from w2v_compress.evaluation.report import markdown_table  # noqa: E402
 from w2v_compress.files import write_json, write_text  # noqa: E402
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint  # noqa: E402
 from w2v_compress.model_file.tensor_file import read_header  # noqa: E402
@@ -101,17 +99,7 @@ def dev_cer(model: Path, mix: Path) -> dict[str, float]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Format the ledger as a table."""
-    subsets = list(rows[0]["cer"])
-    cells = [
-        [
-            row["trial"],
-            str(row["updates"]),
-            f"{row['minutes']:.1f}",
-            *(f"{100 * row['cer'][each]:.1f}%" for each in subsets),
-        ]
-        for row in rows
-    ]
-    return markdown_table(["trial", "updates", "minutes", *(f"CER, {subset}" for subset in subsets)], cells)
+    return trial_table(rows, lambda row: {f"CER, {subset}": rate for subset, rate in row["cer"].items()})
 
 
 def main() -> None:
@@ -128,8 +116,7 @@ def main() -> None:
         run_in_parallel(run_trial, [(name, out, start) for name in args.trials or TRIALS])
     except (OSError, InputError) as error:
         sys.exit(f"compare: {error}")
-    finished = [out / "trials" / file_name(name) / "row.json" for name in TRIALS]
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in finished if path.exists()]
+    rows = finished_trials(out / "trials", TRIALS)
     write_json(out / "ledger.json", {"start": args.start.name, "trials": rows, "machine": describe_machine()})
     write_text(out / "ledger.md", markdown(rows))
     print(markdown(rows))
