@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "evaluation": "nn data quantization model_file interop runtime",
     "benchmark": "nn data quantization model_file interop runtime evaluation compat",
     "papers": "nn data quantization model_file interop runtime evaluation benchmark",
+    "optim": "",
     "models": "nn data model_file interop distillation compat",
     "criterions": "nn data model_file interop distillation compat models",
     "tasks": "nn data model_file interop distillation compat models criterions",
@@ -40,10 +41,10 @@ MAY_IMPORT = {
 }
 """What each package may import besides the modules beside the packages (errors, files, extras, ...) and itself."""
 
-FAIRSEQ_SIDE = ("compat", "models", "criterions", "tasks")
+FAIRSEQ_SIDE = ("compat", "models", "criterions", "optim", "tasks")
 IMPORTS_FAIRSEQ = ("fairseq", "fairseq_cli", "hydra", "omegaconf")
-REGISTRATION = {("models", "criterions")}
-"""fairseq imports `models` of its user_dir first, so that registers the criterions, which it does not look for."""
+REGISTRATION = {("models", "criterions"), ("models", "optim")}
+"""fairseq imports `models` of its user_dir first, so that registers the other things, which it does not look for."""
 
 
 def imports(tree: ast.Module, module: Path) -> Iterator[tuple[str, bool]]:

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from w2v_compress.cli.app import app
 
 PROGRAM = "w2v-compress"
-REGISTRIES = {"Models": "MODEL", "Criterions": "CRITERION", "Tasks": "TASK"}
+REGISTRIES = {"Models": "MODEL", "Criterions": "CRITERION", "Optimizers": "OPTIMIZER", "Tasks": "TASK"}
 SETTINGS = ("Setting", "Type", "Default", "Meaning")
 
 
@@ -79,11 +79,12 @@ def registered(registry: str) -> list[tuple[str, type]]:
     """Return (registry name, dataclass) for what w2v_compress registers in fairseq's `registry`."""
     for package in ("models", "tasks"):  # they patch fairseq's logging, so they come before fairseq
         importlib.import_module(f"w2v_compress.{package}")
-    from fairseq import criterions, models, tasks
+    from fairseq import criterions, models, optim, tasks
 
     found = {
         "MODEL": models.MODEL_DATACLASS_REGISTRY,
         "CRITERION": criterions.CRITERION_DATACLASS_REGISTRY,
+        "OPTIMIZER": optim.OPTIMIZER_DATACLASS_REGISTRY,
         "TASK": tasks.TASK_DATACLASS_REGISTRY,
     }[registry]
     classes = {name: config if isinstance(config, type) else type(config) for name, config in found.items()}

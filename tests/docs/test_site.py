@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 REGISTERED = (
     *("compressed_ctc", "student_ctc", "sew", "stochastic_sew", "pooled_transformer"),
-    *("ctc_distillation", "intermediate_ctc", "compressed_pretraining", "compressed_finetuning"),
+    *("ctc_distillation", "intermediate_ctc", "muon", "compressed_pretraining", "compressed_finetuning"),
 )
 SETTINGS = ("init_checkpoint", "hidden_normalize", "inplace_distillation_weight", "learned_upsampling")
 PYTHON_NAMES = {

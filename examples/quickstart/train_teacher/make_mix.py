@@ -6,11 +6,11 @@ Twenty minutes of one speaker are too little to train a network from scratch (se
 prompts are joined into phrases, with varied speed and added noise. FOLDERs are corpora with `utterances.csv` (columns
 path, text, split, optional speaker); sentences are repeated with other speeds and noise, and digits are joined into
 strings of one speaker. Debian's `flite` synthesizes speech from words of the prompts. Only the split `train` of each
-corpus is trained on.
+corpus is trained on. With an aligner, prompts are also cut into words, which are joined to new sentences.
 
-Writes two training subsets as fairseq manifests, `short` (digits and short phrases, with which CTC leaves its blank
-plateau soonest) and `mixed` (everything), and for validation `dev` of the prompts and `dev_NAME` of each FOLDER of
-sentences.
+Writes three training subsets as fairseq manifests, `short` (digits and short phrases, with which CTC leaves its blank
+plateau soonest), `mixed` (everything) and `last` (everything whose texts hardly repeat: each recording once, synthetic
+speech and new sentences), and for validation `dev` of the prompts and `dev_NAME` of each FOLDER of sentences.
 """
 
 import argparse
@@ -27,10 +27,16 @@ import numpy as np
 import soundfile
 import soxr
 
+import w2v_compress
 from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
+from w2v_compress.runtime.recognizer import Recognizer
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from splice import cut_words, splice
 
 FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a female US English voice, is closest to the prompts
 
@@ -109,6 +115,20 @@ def phrases(
     return made
 
 
+def spliced(
+    recognizer: Recognizer, utterances: list[Clip], held_out: set[str], hours: float, generator: np.random.Generator
+) -> list[Clip]:
+    """Create `hours` of augmented new sentences from words of `utterances`, and none of `held_out`; see splice.py."""
+    cut = [cut_words(recognizer, trim(clip.samples), clip.text) for clip in utterances]
+    made, seconds = [], 0.0
+    while seconds < hours * 3600:
+        samples, text = splice(cut, generator)
+        if text not in held_out:
+            made.append(Clip(augment(samples, generator), text))
+            seconds += len(made[-1].samples) / SAMPLE_RATE
+    return made
+
+
 def synthetic_text(texts: list[str], held_out: set[str], longest: int, choice: random.Random) -> str:
     """Draw one to three word sequences from training texts, at most `longest` words, and not a held-out text."""
     while True:
@@ -138,8 +158,8 @@ def synthesize(
     return made
 
 
-def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
-    """Write the audio and the fairseq manifest of a subset: `subset`.tsv, .ltr and .wrd."""
+def write_subset(out: Path, subset: str, utterances: list[Clip]) -> list[Utterance]:
+    """Write the audio and the fairseq manifest of a subset: `subset`.tsv, .ltr and .wrd; return its utterances."""
     (out / "audio" / subset).mkdir(parents=True, exist_ok=True)
     hours = sum(len(utterance.samples) for utterance in utterances) / SAMPLE_RATE / 3600
     made = []
@@ -150,6 +170,7 @@ def write_subset(out: Path, subset: str, utterances: list[Clip]) -> None:
         made.append(Utterance(path, len(utterance.samples), utterance.text))
     write_manifest(out, subset, made, Units.letters())
     print(f"{subset}: {len(utterances)} utterances, {hours:.2f} h")
+    return made
 
 
 def main() -> None:
@@ -161,6 +182,8 @@ def main() -> None:
     parser.add_argument("--synthetic-hours", type=float, default=2.5, help="hours of synthetic speech; 0 for none")
     parser.add_argument("--copies", type=int, default=3, help="times that sentences are repeated, the first unchanged")
     parser.add_argument("--prompt-hours", type=float, default=5.0, help="hours of augmented prompts")
+    parser.add_argument("--aligner", help="a model file, or name of a shipped model, to cut prompts into words with")
+    parser.add_argument("--spliced-hours", type=float, default=6.0, help="with --aligner: hours of joined words")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     args = parser.parse_args()
     out: Path = args.out.resolve()  # fairseq reads manifests from another folder
@@ -175,16 +198,18 @@ def main() -> None:
         digits = read_corpus(args.digits, "train") if args.digits else []
         speech = [clip for folder in args.speech for clip in read_corpus(folder, "train")]
         short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
-        mixed = prompts + phrases(prompts, args.prompt_hours, 12, 5, generator) + phrases(digits, 0.5, 8, 7, generator)
-        mixed += speech
+        repeated = phrases(prompts, args.prompt_hours, 12, 5, generator)
+        varied = prompts + phrases(digits, 0.5, 8, 7, generator) + speech
         for _ in range(args.copies - 1):
-            mixed += [Clip(augment(clip.samples, generator), clip.text, clip.speaker) for clip in speech]
-        synthetic: list[Clip] = []
+            repeated += [Clip(augment(clip.samples, generator), clip.text, clip.speaker) for clip in speech]
         if args.synthetic_hours:
             short += synthesize(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
-            synthetic = synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
+            varied += synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
+        if args.aligner:
+            varied += spliced(w2v_compress.load(args.aligner), prompts, held_out, args.spliced_hours, generator)
         write_subset(out, "short", short)
-        write_subset(out, "mixed", mixed + synthetic)
+        written = write_subset(out, "mixed", varied + repeated)
+        write_manifest(out, "last", written[: len(varied)], Units.letters())
         write_subset(out, "dev", dev)
         for name, clips in speech_dev.items():
             write_subset(out, f"dev_{name}", clips)

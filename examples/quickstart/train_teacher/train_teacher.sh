@@ -24,7 +24,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 
 if [ ! -e "$out/mix/dict.ltr.txt" ]; then
-  python "$here/make_mix.py" "$out/mix" --prompts "$here/../corpus" "$@"
+  python "$here/make_mix.py" "$out/mix" --prompts "$here/../corpus" --aligner prompts-teacher "$@"
 fi
 
 # stage NAME SUBSET UPDATES [OVERRIDE...]: run fairseq-hydra-train, and log to OUT/NAME.log.
@@ -40,8 +40,8 @@ stage() {
 # from CHECKPOINT: overrides that start from its weights, in place of random ones.
 from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 
-# Short audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio. Masking comes
-# last, because without it the loss falls faster. ../teacher/ledger.md has the trials behind the settings.
+# Short audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio. The last stage
+# leaves out what repeats texts. ../teacher/ledger.md has the trials behind the settings.
 long=(dataset.max_tokens=960000 criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 if [ -n "${FROM:-}" ]; then
   start=$(realpath "$FROM")
@@ -52,8 +52,8 @@ fi
 # shellcheck disable=SC2046
 stage mixed mixed "$mixed_updates" "${long[@]}" $(from "$start") optimization.stop_time_hours="${HOURS:-0}"
 # shellcheck disable=SC2046
-stage last mixed "$last_updates" "${long[@]}" $(from "$out/mixed/checkpoint_last.pt") \
-  model.apply_mask=true lr_scheduler.warmup_steps=$((last_updates / 20)) lr_scheduler.hold_steps=$((last_updates / 4)) \
+stage last last "$last_updates" "${long[@]}" $(from "$out/mixed/checkpoint_last.pt") \
+  lr_scheduler.warmup_steps=$((last_updates / 20)) lr_scheduler.hold_steps=$((last_updates / 4)) \
   lr_scheduler.decay_steps=$((last_updates * 7 / 10))
 logs=("$out/mixed.log" "$out/last.log")
 [ -n "${FROM:-}" ] || logs=("$out/short.log" "${logs[@]}")

@@ -1,0 +1,5 @@
+"""Register fairseq optimizers."""
+
+from . import muon
+
+__all__ = ["muon"]
