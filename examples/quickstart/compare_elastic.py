@@ -38,6 +38,7 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
     "upper layers": (800, ["model.layers=[0,3,4,5]"]),
     "lower layers": (800, ["model.layers=[0,1,2,3]"]),
+    "muon": (800, ["optimizer._name=muon"]),
 }
 """Updates and settings of each trial."""
 

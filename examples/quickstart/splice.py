@@ -1,7 +1,7 @@
 """Cut utterances into words with a CTC model, and join words of several utterances to new sentences.
 
-A network that sees few texts learns them by heart: the WER on the training prompts was a third of that on others with
-the same words. New sequences of words keep it from that.
+A network that sees few texts learns them by heart, and makes far more errors in other texts of the same words. New
+sequences of words keep it from that.
 """
 
 from dataclasses import dataclass
