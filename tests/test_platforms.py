@@ -31,7 +31,7 @@ Path.read_text = read_no_system_file
 
 import w2v_compress
 for module in pkgutil.walk_packages(w2v_compress.__path__, "w2v_compress."):
-    if module.name.split(".")[1] not in ("compat", "models", "criterions", "tasks", "__main__"):
+    if module.name.split(".")[1] not in ("compat", "models", "criterions", "optim", "tasks", "__main__"):
         importlib.import_module(module.name)
 from w2v_compress.evaluation.machine import describe_machine, peak_memory
 machine = describe_machine()

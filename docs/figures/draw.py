@@ -16,6 +16,7 @@ PACKAGES: dict[str, Position] = {
     "runtime": (110, 280),
     "tasks": (560, 100),
     "criterions": (560, 160),
+    "optim": (390, 160),
     "models": (560, 220),
     "distillation": (560, 280),
     "interop": (390, 340),
@@ -25,7 +26,7 @@ PACKAGES: dict[str, Position] = {
     "quantization": (330, 460),
     "nn": (390, 520),
 }
-FAIRSEQ_SIDE = ("tasks", "criterions", "models", "compat")
+FAIRSEQ_SIDE = ("tasks", "criterions", "optim", "models", "compat")
 IMPORTS = """
 cli papers, papers benchmark, benchmark evaluation, evaluation runtime, evaluation interop, runtime model_file,
 tasks criterions, criterions models, models distillation, distillation interop, interop model_file, interop compat,
