@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.errors import InputError
+from w2v_compress.runtime.decoding.beam_search import BLANK
 from w2v_compress.runtime.recognizer import Recognizer
 
-BLANK = 0
 HOP = SAMPLE_RATE // 100
 """Samples between candidate cuts."""
 
@@ -71,7 +71,7 @@ def cut_words(recognizer: Recognizer, samples: NDArray[np.float32], text: str) -
     labels = units.encode(text)
     firsts = align(np.asarray(recognizer.emissions(samples, SAMPLE_RATE)), labels)
     frame = round(recognizer.header.seconds_per_frame * SAMPLE_RATE)
-    separator = units.encode("A B")[1]
+    separator = units.symbols.index(units.word_separator)
     energy = np.square(samples[: len(samples) // HOP * HOP].reshape(-1, HOP)).mean(1)
     cuts = [0]
     for index in range(1, len(labels) - 1):

@@ -37,7 +37,7 @@ class MuonWithAdam(torch.optim.Optimizer):
     """Muon for weight matrices, AdamW for the other parameters, with one learning rate and weight decay.
 
     Matrices are parameters `(rows, ...)` that have at least `smallest_matrix` rows and as many columns when flattened
-    to `(rows, columns)`. For the networks of this project, that leaves the CTC head and the first convolution to AdamW.
+    to `(rows, columns)`. That leaves a CTC head of letters and the first convolution to AdamW.
     Muon's update is scaled to the root mean square of a typical AdamW update (Liu et al. 2025, section 2.2), so a
     learning rate for AdamW suits it.
     """
