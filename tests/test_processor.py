@@ -53,3 +53,18 @@ def test_other_systems_ask_py_cpuinfo(cpuinfo: Path, monkeypatch: pytest.MonkeyP
 )
 def test_fast_bfloat16(vendor: str, model: int, flags: list[str], fast: bool) -> None:
     assert Processor("", vendor, model, frozenset(flags)).has_fast_bfloat16 == fast
+
+
+@pytest.mark.parametrize(
+    ("flags", "overflows"),
+    [
+        (["sse2", "avx2"], True),
+        (["sse2", "avx512f"], True),
+        (["sse2", "avx2", "avx_vnni"], False),
+        (["sse2", "avx512f", "avx512_vnni"], False),
+        (["sse2", "avx512vnni"], False),  # py-cpuinfo's name
+        (["asimd", "asimddp"], False),
+    ],
+)
+def test_overflows_of_int8(flags: list[str], overflows: bool) -> None:
+    assert Processor("", "", 0, frozenset(flags)).overflows_int8 == overflows

@@ -9,6 +9,9 @@ CPUINFO = Path("/proc/cpuinfo")
 COOPER_LAKE = 85
 """Model number of the one Intel processor with fast bf16 products outside AMX."""
 
+INT8_UNITS = frozenset({"avx512_vnni", "avx_vnni", "avx512vnni", "amx_int8"})
+"""Instructions of x86 that add int8 products in 32 bits; the name without an underscore is py-cpuinfo's."""
+
 
 class Processor(NamedTuple):
     """Name and features of the processor."""
@@ -31,6 +34,15 @@ class Processor(NamedTuple):
         if "amx_bf16" in self.flags:
             return True
         return "avx512_bf16" in self.flags and (self.vendor != "GenuineIntel" or self.model == COOPER_LAKE)
+
+    @property
+    def overflows_int8(self) -> bool:
+        """Whether sums of two int8 products may overflow, as on x86 processors without VNNI or AMX.
+
+        Their libraries multiply unsigned by signed bytes and add pairs of products in 16 bits, which hold 255 * 64 * 2,
+        but not 255 * 127 * 2: a weight of 7 bits is safe.
+        """
+        return "sse2" in self.flags and self.flags.isdisjoint(INT8_UNITS)
 
 
 @functools.cache

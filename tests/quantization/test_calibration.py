@@ -13,10 +13,13 @@ from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.calibrate import calibrate
-from w2v_compress.model_file.storage import ModelFile, quantize_file, write_model
+from w2v_compress.model_file.storage import ModelFile, quantize_file, read_model, write_model
 from w2v_compress.model_file.tensor_file import TensorFile, describe_model
 from w2v_compress.nn.compression import CompressionPoint, CompressionSpace
+from w2v_compress.processor import Processor
 from w2v_compress.quantization.calibration import Calibration, Range
+from w2v_compress.quantization.scheme import short_weights
+from w2v_compress.runtime.engines.openvino import engine
 from w2v_compress.runtime.recognizer import Recognizer
 
 SPACE = CompressionSpace(points=(CompressionPoint(), CompressionPoint(2, 2, 1)))
@@ -89,6 +92,23 @@ def test_both_engines_stay_close_to_fp32_and_to_each_other(
                 assert 1e-4 < np.linalg.norm(result - right) / np.linalg.norm(right) < 0.06
             assert np.linalg.norm(openvino - torch_) / np.linalg.norm(right) < 0.06
             assert (openvino.argmax(1) == right.argmax(1)).mean() > 0.8
+
+
+def test_openvino_rounds_weights_to_7_bits_where_products_of_8_overflow(
+    elastic: Path, utterances: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8, short = tmp_path / "int8.safetensors", tmp_path / "short.safetensors"
+    with pytest.warns(UserWarning, match="only 3"):
+        quantize_file(elastic, int8, "full", (), calibrate(elastic, utterances))
+    model = read_model(int8)
+    write_model(short, ModelFile(model.header, short_weights(model.state)))
+    results = {}
+    for overflows, path in ((True, int8), (False, short), (False, int8)):
+        flags = frozenset({"sse2"} if overflows else {"sse2", "avx_vnni"})
+        monkeypatch.setattr(engine, "processor", lambda flags=flags: Processor("", "", 0, flags))
+        results[overflows, path] = Recognizer.load(path, cache=False).emissions(utterances[0])
+    assert np.allclose(results[True, int8], results[False, short], atol=1e-4)
+    assert not np.allclose(results[True, int8], results[False, int8], atol=1e-2)
 
 
 def centred(log_probs: np.ndarray) -> np.ndarray:

@@ -63,14 +63,22 @@ def export(
             help="onnx: quantize matrix products, with the scales of MODEL if it is calibrated, else dynamically.",
         ),
     ] = False,
+    reduce_range: Annotated[
+        bool,
+        typer.Option(
+            "--reduce-range",
+            help="onnx with --int8: weights of 7 bits, for x86 processors without VNNI, where products of 8 overflow.",
+        ),
+    ] = False,
     opset: Annotated[int | None, typer.Option(metavar="N", help="onnx: version of the operator set, 18 to 22.")] = None,
 ) -> None:
     """Convert a fairseq CTC checkpoint to a model file, or a model file to another format.
 
     Reads checkpoints of this package and of stock wav2vec_ctc. The other formats run at one compression point.
     """
+    onnx_options = {"--int8": int8, "--reduce-range": reduce_range, "--opset": opset}
     if form == "model":
-        _reject({"--point": point, "--strict": strict, "--int8": int8, "--opset": opset}, "requires another --format")
+        _reject({"--point": point, "--strict": strict, **onnx_options}, "requires another --format")
         if architecture:
             checkpoint_options = {"--dict": dictionary, "--average": average, "--ema": ema}
             _reject(checkpoint_options, "cannot be combined with --architecture")
@@ -81,20 +89,24 @@ def export(
     options = {"--dict": dictionary, "--architecture": architecture, "--average": average, "--ema": ema}
     _reject(options, f"cannot be combined with --format {form}")
     if form != "onnx":
-        _reject({"--int8": int8, "--opset": opset}, "requires --format onnx")
+        _reject(onnx_options, "requires --format onnx")
+    if not int8:
+        _reject({"--reduce-range": reduce_range}, "requires --int8")
     if len(paths) != 2:
         raise typer.BadParameter("give a model file and OUT", param_hint="paths")
-    _convert(paths[0], paths[1], form, point, strict, int8, opset)
-
-
-def _convert(model: Path, out: Path, form: str, point: str | None, strict: bool, int8: bool, opset: int | None) -> None:
-    """Convert a model file to another format, and print the size and the output error."""
+    model, out = paths
     with _printing_point_warnings():
         if form == "onnx":
             from ..interop.onnx import DEFAULT_OPSET, export_onnx
 
             exported = export_onnx(
-                model, out, point=point, strict=strict, int8=int8, opset=DEFAULT_OPSET if opset is None else opset
+                model,
+                out,
+                point=point,
+                strict=strict,
+                int8=int8,
+                reduce_range=reduce_range,
+                opset=DEFAULT_OPSET if opset is None else opset,
             )
         elif form == "openvino":
             from ..interop.openvino import export_openvino

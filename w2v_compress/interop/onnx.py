@@ -12,6 +12,7 @@ from ..files import replacing_together
 from ..model_file.points import Point
 from ..model_file.storage import ModelFile
 from ..nn.compression import CompressionPoint
+from ..quantization.scheme import short_weights
 from .graph import INPUTS, OUTPUTS, ExportGraph, graph_metadata
 from .parity import ExportedNetwork, measure_difference
 from .source import Exported, Source, check_suffix, without_warnings
@@ -31,6 +32,7 @@ def export_onnx(
     point: Point | None = None,
     strict: bool = False,
     int8: bool = False,
+    reduce_range: bool = False,
     opset: int = DEFAULT_OPSET,
 ) -> Exported:
     """Write the model file `model` as the ONNX file `out`, after comparing its logits in ONNX Runtime with ours.
@@ -43,6 +45,7 @@ def export_onnx(
         strict: reject a point that the model was not trained for.
         int8: quantize the matrix products with weights: with the fixed scales of a calibrated model file, else
             dynamically, with ONNX Runtime.
+        reduce_range: with `int8`, weights of 7 bits, for processors that `Processor.overflows_int8`.
         opset: the ONNX opset version.
 
     Raises `InputError` if the logits in fp32 differ by more than `parity.TOLERANCE`. Files at `out` then stay as they
@@ -61,9 +64,12 @@ def export_onnx(
         difference.check(out)
         if int8:
             if source.calibrated is not None:
-                _write(source.calibrated, source.point, target, opset)
+                fixed = source.calibrated
+                if reduce_range:
+                    fixed = ModelFile(fixed.header, short_weights(fixed.state))
+                _write(fixed, source.point, target, opset)
             else:
-                _quantize(exact, target)
+                _quantize(exact, target, reduce_range)
             quantized = measure_difference(source.model, source.point, _session(target))
         names = [file.name for file in target.parent.iterdir() if file.is_file()]
     return Exported(source, tuple(out.with_name(name) for name in sorted(names)), difference, quantized)
@@ -88,7 +94,7 @@ def _write(model: ModelFile, point: CompressionPoint, path: Path, opset: int) ->
     program.save(path, external_data=weights > LARGEST_IN_ONE_FILE)
 
 
-def _quantize(path: Path, out: Path) -> None:
+def _quantize(path: Path, out: Path, reduce_range: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with without_warnings():
@@ -97,6 +103,7 @@ def _quantize(path: Path, out: Path) -> None:
             out,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
+            reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
             use_external_data_format=path.with_name(f"{path.name}.data").exists(),
             extra_options={"MatMulConstBOnly": True},

@@ -128,7 +128,8 @@ class OpenVinoEngine:
     @functools.cached_property
     def _builder(self) -> GraphBuilder:
         """The builder of graphs that are not in the cache; a start with all of them there needs none."""
-        return GraphBuilder(Weights(self._core, self._file), reduced=self._reduced)
+        weights = Weights(self._core, self._file)
+        return GraphBuilder(weights, reduced=self._reduced, short_weights=processor().overflows_int8)
 
     def _encode(self, encoder: Graph, point: CompressionPoint, features: FloatArray) -> FloatArray:
         """Compute the logits `(frames, units)` for features `(frames, channels)`."""

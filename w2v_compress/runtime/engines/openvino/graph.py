@@ -31,9 +31,15 @@ Value: TypeAlias = Node | Output
 class GraphBuilder:
     """Builds the graphs of one model file. Weights are shared between them."""
 
-    def __init__(self, weights: Weights, *, reduced: bool) -> None:
-        """Build from `weights`; `reduced` if the graphs will be compiled for bf16."""
-        self.weights, self.reduced = weights, reduced
+    def __init__(self, weights: Weights, *, reduced: bool, short_weights: bool = False) -> None:
+        """Build from `weights`.
+
+        Args:
+            weights: Those of the model file.
+            reduced: Whether the graphs will be compiled for bf16.
+            short_weights: Whether to round int8 weights to 7 bits, see `Processor.overflows_int8`.
+        """
+        self.weights, self.reduced, self.short_weights = weights, reduced, short_weights
         self.architecture = weights.file.header.architecture
         self._inputs: dict[str, Node] = {}
 
@@ -199,7 +205,9 @@ class GraphBuilder:
             return self.weights.floating(f"{name}.weight")
         shape = self.weights.file.places[f"{name}.weight"].shape
         scale = _reshape(self.weights.floating(f"{name}.weight_scale"), -1, *[1] * (len(shape) - 1))
-        integers = ops.convert(self.weights.constant(f"{name}.weight"), "f32")
+        integers: Value = ops.convert(self.weights.constant(f"{name}.weight"), "f32")
+        if self.short_weights:  # even numbers, which OpenVINO stores as their halves
+            integers = _fake_quantize(integers, (-256.0, 254.0), (-256.0, 254.0))
         return ops.multiply(integers, scale)
 
     def _quantized_input(self, name: str, x: Value, channel_axis: int = 2) -> Value:
