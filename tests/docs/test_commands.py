@@ -66,6 +66,8 @@ ngram 2=1
 
 \\end\\
 """
+SMALL_CORPUS = {"train": 48, "dev": 12, "test": 12}
+"""Prompts of each split in the corpus that the commands read."""
 PORT = "8123"
 """The port in the tutorial; the test takes a free one."""
 SHORT_TRAINING = """\
@@ -141,9 +143,12 @@ def test_command_lines_parse(code_blocks: list[Any]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, tiny_path: Path) -> Path:
     """A folder with the files that README.md and the tutorial name; its `fairseq-hydra-train` ends trainings early."""
-    for name in ("configs", "examples"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "my-corpus").symlink_to(ROOT / "examples" / "quickstart" / "corpus")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    link_content(ROOT / "examples", tmp_path / "examples", without="quickstart")
+    quickstart = tmp_path / "examples" / "quickstart"
+    link_content(ROOT / "examples" / "quickstart", quickstart, without="corpus")
+    write_small_corpus(quickstart / "corpus")
+    write_small_corpus(tmp_path / "my-corpus")
     (tmp_path / "teacher.pt").symlink_to(ROOT / "examples" / "quickstart" / "teacher" / "teacher.pt")
     shutil.copy(tiny_path, tmp_path / "student.safetensors")
     write_noise(tmp_path, "speech.wav", "a.flac", "b.opus")
@@ -152,6 +157,25 @@ def folder(tmp_path: Path, tiny_path: Path) -> Path:
     program.write_text(f"#!{sys.executable}\n{SHORT_TRAINING}", encoding="utf-8")
     program.chmod(0o755)
     return tmp_path
+
+
+def link_content(source: Path, folder: Path, without: str) -> None:
+    """Make a folder with links to what is in `source`, but for one name."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.name != without:
+            (folder / path.name).symlink_to(path)
+
+
+def write_small_corpus(folder: Path) -> None:
+    """Write the quickstart corpus with a few of its prompts, so that commands that read all of it take seconds."""
+    corpus = ROOT / "examples" / "quickstart" / "corpus"
+    link_content(corpus, folder, without="utterances.csv")
+    header, *lines = (corpus / "utterances.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = []
+    for split, count in SMALL_CORPUS.items():
+        kept += [line for line in lines if line.rstrip().endswith(f",{split}")][:count]
+    (folder / "utterances.csv").write_text("".join([header, *kept]), encoding="utf-8")
 
 
 def write_noise(folder: Path, *names: str, seconds: float = 1.0) -> None:
