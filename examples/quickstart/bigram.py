@@ -7,7 +7,7 @@ Modelling"), written as an ARPA file.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,17 +74,13 @@ class Emissions:
         return word_errors(self.texts, [decoder(each).text for each in self.log_probs])
 
 
-def search_options() -> list[BeamOptions]:
-    """Return the options of beam search to choose from on dev, see `dev_rates`."""
-    pairs = itertools.product(LM_WEIGHTS, WORD_SCORES)
-    return [BeamOptions(lm_weight=lm_weight, word_score=word_score) for lm_weight, word_score in pairs]
-
-
-def dev_rates(recognizer: Recognizer, data: Path, lm: Path, grid: Sequence[BeamOptions]) -> list[float]:
-    """Return the WER on the dev prompts of beam search with the language model `lm` and each of the options."""
+def dev_rates(recognizer: Recognizer, data: Path, lm: Path) -> dict[BeamOptions, float]:
+    """Return the WER on the dev prompts of beam search with the language model `lm`, by its options."""
     dev = Emissions.compute(recognizer, data, "dev")
     search = partial(BeamSearchDecoder, recognizer.header.units, recognizer.header.seconds_per_frame, lm=lm)
-    return [dev.errors(search(options=options)).rate for options in grid]
+    pairs = itertools.product(LM_WEIGHTS, WORD_SCORES)
+    grid = [BeamOptions(lm_weight=lm_weight, word_score=word_score) for lm_weight, word_score in pairs]
+    return {options: dev.errors(search(options=options)).rate for options in grid}
 
 
 def write_bigram(data: Path, path: Path) -> None:

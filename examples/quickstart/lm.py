@@ -31,7 +31,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE))
 
-from bigram import Emissions, dev_rates, search_options, write_bigram  # noqa: E402
+from bigram import Emissions, dev_rates, write_bigram  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 HOUR_FRAMES = 3600 * 50
@@ -61,9 +61,8 @@ def run(out: Path) -> None:
     recognizer = Recognizer.load(model, precision="fp32")
     header = recognizer.header
     search = partial(BeamSearchDecoder, header.units, header.seconds_per_frame)
-    grid = search_options()
-    on_dev = dev_rates(recognizer, data, lm, grid)
-    best = grid[on_dev.index(min(on_dev))]
+    on_dev = dev_rates(recognizer, data, lm)
+    best = min(on_dev, key=on_dev.__getitem__)
     test = Emissions.compute(recognizer, data, "test")
     decoders = {
         "greedy": GreedyDecoder(header.units, header.seconds_per_frame),
@@ -86,7 +85,7 @@ def run(out: Path) -> None:
         "chosen_on_dev": dataclasses.asdict(best),
         "dev_wer": [
             {"lm_weight": options.lm_weight, "word_score": options.word_score, "wer": rate}
-            for options, rate in zip(grid, on_dev, strict=True)
+            for options, rate in on_dev.items()
         ],
         "hour_with_the_bigram": hour,
         "machine": describe_machine(),

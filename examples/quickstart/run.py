@@ -41,7 +41,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from bigram import dev_rates, search_options, write_bigram  # noqa: E402
+from bigram import dev_rates, write_bigram  # noqa: E402
 from common import console, file_name, load_in_file_precision, print_heading, train, update_bars  # noqa: E402
 from figures import COLUMNS, cells, plot, write_page  # noqa: E402
 
@@ -153,9 +153,8 @@ def measure(
     """Evaluate and time all systems; return a row of the results for each, their reports, and the options of the LM."""
     utterances = read_manifest(data, "test")
     recognizers = {name: load_in_file_precision(path) for name, path in models.items()}
-    grid = search_options()
-    on_dev = dev_rates(recognizers["teacher"], data, lm, grid)
-    best = grid[on_dev.index(min(on_dev))]
+    on_dev = dev_rates(recognizers["teacher"], data, lm)
+    best = min(on_dev, key=on_dev.__getitem__)
     systems = systems_of(models)
     recognizers[ELASTIC].engine.keep_points(len(systems))
     greedy: dict[str, EvaluationReport] = {}

@@ -29,6 +29,7 @@ from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.model_file.storage import store_sweep
 from w2v_compress.model_file.tensor_file import describe_model
+from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
@@ -59,12 +60,11 @@ def read_groups(folder: Path) -> Groups:
     return groups
 
 
-def evaluate_groups(model: Path, groups: Groups, point: str | None) -> dict[str, Any]:
-    """Return WER and CER of `model` for each group."""
-    recognizer = load_in_file_precision(model)
+def evaluate_groups(recognizer: Recognizer, groups: Groups, point: str) -> dict[str, Any]:
+    """Return WER and CER at `point` for each group."""
     rows = {}
     for name, utterances in groups.items():
-        with progress_bar(f"Evaluating: {model.stem}, {name}") as progress:
+        with progress_bar(f"Evaluating at {point}: {name}") as progress:
             report = evaluate(recognizer, utterances, point=point, seed=SEED, progress=progress)
         rates = {"wer": dataclasses.asdict(report.wer), "cer": dataclasses.asdict(report.cer)}
         rows[name] = {"utterances": report.utterances, "hours": report.audio_seconds / 3600, **rates}
@@ -119,6 +119,7 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
         quantize(exported, model, data, name)
         recognizer = load_in_file_precision(model)
         points = recognizer.header.space.all_points()
+        recognizer.engine.keep_points(len(points))
         figures: dict[str, Any] = {}
         if len(points) > 1:
             with progress_bar(f"Sweeping: {name}") as progress:
@@ -126,7 +127,7 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
             stored = report.to_store("dev prompts")
             store_sweep(model, stored)
             figures["sweep"] = stored.to_dict()["points"]
-        figures["dev"] = {str(point): evaluate_groups(model, groups, str(point)) for point in points}
+        figures["dev"] = {str(point): evaluate_groups(recognizer, groups, str(point)) for point in points}
         results[name] = {**describe_model(model), **figures}
         write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
     write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": results})
