@@ -40,14 +40,14 @@ stage() {
 # from CHECKPOINT: overrides that start from its weights, in place of random ones.
 from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 
-# Short audio first: CTC leaves its blank plateau after about 800 updates, and much later on all audio. The last stage
-# leaves out what repeats texts. ../teacher/ledger.md has the trials behind the settings.
+# Short audio first, unmasked: CTC leaves its blank plateau after about 800 updates, and much later on all audio or with
+# masks. The last stage leaves out what repeats texts. ../teacher/ledger.md has the trials behind the settings.
 long=(dataset.max_tokens=960000 criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 if [ -n "${FROM:-}" ]; then
   start=$(realpath "$FROM")
 else
   start=$out/short/checkpoint_last.pt
-  stage short short "$short_updates"
+  stage short short "$short_updates" model.apply_mask=false
 fi
 # shellcheck disable=SC2046
 stage mixed mixed "$mixed_updates" "${long[@]}" $(from "$start") optimization.stop_time_hours="${HOURS:-0}"
