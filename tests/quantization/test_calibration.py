@@ -111,6 +111,18 @@ def test_openvino_rounds_weights_to_7_bits_where_products_of_8_overflow(
     assert not np.allclose(results[True, int8], results[False, int8], atol=1e-2)
 
 
+def test_weights_that_are_not_multiplied_in_int8_keep_8_bits(
+    elastic: Path, utterances: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8 = tmp_path / "int8.safetensors"
+    quantize_file(elastic, int8)
+    results = []
+    for flags in ({"sse2"}, {"sse2", "avx_vnni"}):
+        monkeypatch.setattr(engine, "processor", lambda flags=flags: Processor("", "", 0, frozenset(flags)))
+        results.append(Recognizer.load(int8, engine="openvino", cache=False).emissions(utterances[0]))
+    assert np.array_equal(*results)
+
+
 def centred(log_probs: np.ndarray) -> np.ndarray:
     """Log-probabilities minus the mean of each frame."""
     return log_probs - log_probs.mean(1, keepdims=True)

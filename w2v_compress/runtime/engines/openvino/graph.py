@@ -37,7 +37,8 @@ class GraphBuilder:
         Args:
             weights: Those of the model file.
             reduced: Whether the graphs will be compiled for bf16.
-            short_weights: Whether to round int8 weights to 7 bits, see `Processor.overflows_int8`.
+            short_weights: Whether to round int8 weights of calibrated modules to 7 bits, see
+                `Processor.overflows_int8`; the others are multiplied in floating point.
         """
         self.weights, self.reduced, self.short_weights = weights, reduced, short_weights
         self.architecture = weights.file.header.architecture
@@ -206,7 +207,7 @@ class GraphBuilder:
         shape = self.weights.file.places[f"{name}.weight"].shape
         scale = _reshape(self.weights.floating(f"{name}.weight_scale"), -1, *[1] * (len(shape) - 1))
         integers: Value = ops.convert(self.weights.constant(f"{name}.weight"), "f32")
-        if self.short_weights:  # even numbers, which OpenVINO stores as their halves
+        if self.short_weights and f"{name}.input_scale" in self.weights:  # OpenVINO stores even numbers as their halves
             integers = _fake_quantize(integers, (-256.0, 254.0), (-256.0, 254.0))
         return ops.multiply(integers, scale)
 
