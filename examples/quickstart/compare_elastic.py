@@ -1,7 +1,7 @@
 """Compare recipes for the elastic student on the dev prompts, in about the same time each.
 
     python examples/quickstart/compare_elastic.py                  # all trials, ten minutes for each two
-    python examples/quickstart/compare_elastic.py "demo" "sandwich"
+    python examples/quickstart/compare_elastic.py "four layers" "sandwich"
 
 Trials change the settings of elastic.yaml and run in parallel, on one core each; the numbers of updates are to give
 each about the same time, but those with more layers take 1.4 times as long. Finished trials are skipped. Results are
@@ -28,20 +28,25 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
 from common import count_errors, file_name, finished_trials, run_in_parallel, train, trial_table  # noqa: E402
-from run import SEED, TEACHER  # noqa: E402
+from run import SEED, paths  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
+FIVE_LAYERS = "model.layers=[0,1,2,3,5]"
 TRIALS: dict[str, tuple[int, list[str]]] = {
-    "demo": (800, []),
-    "half the rate": (800, ["optimization.lr=[0.0005]"]),
-    "sandwich": (320, [SANDWICH]),
-    "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
+    "four layers": (800, []),
+    "five layers": (730, [FIVE_LAYERS]),
+    "six layers": (670, ["model.layers=[0,1,2,3,4,5]"]),
+    "squeezed only": (800, ['task.points=["1,1,1","2,1,1","3,1,1","4,1,1"]']),
+    "four layers, longer": (2000, []),
+    "five layers, longer": (2000, [FIVE_LAYERS]),
     "upper layers": (800, ["model.layers=[0,3,4,5]"]),
     "lower layers": (800, ["model.layers=[0,1,2,3]"]),
+    "four layers, 1,300 updates": (1300, []),
+    "seven tenths of the rate": (1300, ["optimization.lr=[0.0007]"]),
+    "half the rate": (1300, ["optimization.lr=[0.0005]"]),
     "muon": (800, ["optimizer._name=muon"]),
-    "squeezed only": (800, ['task.points=["1,1,1","2,1,1","3,1,1","4,1,1"]']),
-    "five layers": (730, ["model.layers=[0,1,2,3,5]"]),
-    "all layers": (670, ["model.layers=[0,1,2,3,4,5]"]),
+    "sandwich": (320, [SANDWICH]),
+    "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
 }
 """Updates and settings of each trial."""
 POINTS: list[str] = list(OmegaConf.load(HERE / "elastic.yaml").task.points)
@@ -57,10 +62,9 @@ def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
         return
     task = progress.add_task(f"Training: {name}", total=updates)
     began = time.monotonic()
-    paths = [f"task.data={data}", f"criterion.teacher_checkpoint={TEACHER}", f"model.init_checkpoint={TEACHER}"]
     checkpoint = train(
         HERE / "elastic.yaml",
-        [f"common.seed={SEED}", *paths, *settings],
+        [f"common.seed={SEED}", *paths(data), *settings],
         folder,
         updates,
         threads=1,

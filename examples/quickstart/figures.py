@@ -48,13 +48,33 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             place = row["milliseconds_per_second"], 100 * row[rate]["value"]
             axis.annotate(row["point"], place, textcoords="offset points", xytext=(5, 5), fontsize="x-small")
         axis.set_title(title)
-        axis.set_xlabel("ms per s of audio")
-        axis.set_ylabel("WER on the test prompts, %")
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
+        _label(axis)
     axes[0].legend(fontsize="small")
     save_figure(figure, path)
+
+
+def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Plot mean WER over seeds, with intervals over prompts, against time: a line through the systems of each curve.
+
+    The line follows the order of the systems.
+    """
+    pyplot = require_matplotlib()
+    figure, axis = pyplot.subplots(figsize=(7, 5), layout="constrained")
+    for label, systems in curves.items():
+        rows = [{**system, "wer": system["wer"]["over_strings"]} for system in systems]
+        _draw(axis, rows, "wer", label, "o", "-")
+    _label(axis)
+    axis.legend()
+    save_figure(figure, path)
+
+
+def _label(axis: Any) -> None:
+    """Label the axes of WER against time, which start at zero."""
+    axis.set_xlabel("ms per s of audio")
+    axis.set_ylabel("WER on the test prompts, %")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
 
 
 def _draw(axis: Any, rows: Sequence[Mapping[str, Any]], rate: str, label: str, marker: str, line: str) -> None:

@@ -1,10 +1,10 @@
-"""Compare distillation with CTC alone, and the elastic student with a fixed one of its depth, over three seeds.
+"""Compare distillation with CTC alone, and the elastic student with separate ones of several depths, over three seeds.
 
-    python examples/quickstart/seeds.py    # about an hour on 2 cores; after `make demo`, whose seed 1 it reuses
+    python examples/quickstart/seeds.py    # 50 minutes on 2 cores; after `make demo`, whose models of seed 1 it reuses
 
-Trains the students of run.py with each seed, and a fixed student with the four layers of the elastic one. WER is that
-of greedy decoding in fp32 on the test prompts. Results are written to out/seeds.json and out/seeds.md. Finished steps
-are skipped.
+Trains the students of run.py with each seed, and students of two, three and four layers for as many updates as the
+elastic one. WER is that of greedy decoding in fp32 on the test prompts; time is that of the int8 models of seed 1, in
+batches of one, interleaved. Results are written to out/seeds.json, .md and .png. Finished steps are skipped.
 """
 
 import argparse
@@ -12,35 +12,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.files import write_json, write_text
-from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.papers.seeds import cells, difference, rates
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, file_name  # noqa: E402
-from run import SEED, STUDENTS, Student, train_student  # noqa: E402
+from common import count_errors_in_parallel, file_name, load_in_file_precision  # noqa: E402
+from figures import plot_curves  # noqa: E402
+from run import SEED, STUDENTS, Student, Training, quantize, time_systems, train_missing  # noqa: E402
 
 SEEDS = (1, 2, 3)
-FIXED = "student, four layers"
-FULL_POINT = "1,1,1"
-SQUEEZED_POINT = "2,1,1"
-LAYERS = ("model.encoder_layers=4", "model.layers=[0,1,3,5]")
-SEEDED = {**STUDENTS, FIXED: Student("student.yaml", STUDENTS["elastic student"].updates, LAYERS)}
-SYSTEMS: dict[str, tuple[str, str]] = {name: (name, FULL_POINT) for name in SEEDED} | {
-    "elastic student at 2,1,1": ("elastic student", SQUEEZED_POINT)
+ELASTIC = "elastic student"
+UPDATES = STUDENTS[ELASTIC].updates
+TWO, THREE, FOUR = "student, longer", "student, three layers, longer", "student, four layers, longer"
+SEEDED = STUDENTS | {
+    TWO: Student("student.yaml", UPDATES),
+    THREE: Student("student.yaml", UPDATES, ("model.encoder_layers=3",)),
+    FOUR: Student("student.yaml", UPDATES, ("model.encoder_layers=4", "+model.layers=[0,1,3,5]")),
+}
+POINTS: list[str] = list(OmegaConf.load(HERE / STUDENTS[ELASTIC].config).task.points)
+SYSTEMS: dict[str, tuple[str, str]] = {name: (name, POINTS[0]) for name in SEEDED if name != ELASTIC} | {
+    f"{ELASTIC}, {point}": (ELASTIC, point) for point in POINTS
 }
 """Rows of the results: the student and its compression point."""
+CURVES = {
+    "separate students of two to four layers": [TWO, THREE, FOUR],
+    "student": ["student"],
+    "student, CTC alone": ["student, CTC alone"],
+    "elastic student": [f"{ELASTIC}, {point}" for point in POINTS],
+}
+"""Lines of the plot."""
 DIFFERENCES = (
     ("student, CTC alone", "student"),
-    (FIXED, "elastic student"),
-    ("student", "elastic student at 2,1,1"),
+    (FOUR, f"{ELASTIC}, 1,1,1"),
+    (THREE, f"{ELASTIC}, 2,1,1"),
+    (TWO, f"{ELASTIC}, 2,1,1"),
+    (TWO, f"{ELASTIC}, 3,1,1"),
 )
 
 
@@ -54,29 +69,50 @@ def run(out: Path) -> None:
     data = out / "data"
     if not (data / "test.tsv").exists():
         print(prepare("csv", HERE / "corpus", data).summary())
-    for seed in SEEDS:
-        for name, student in SEEDED.items():
-            model = model_path(out, name, seed)
-            if not model.exists():
-                folder = out if seed == SEED else out / f"seed-{seed}"
-                export_checkpoint(train_student(student, name, data, folder, student.updates, seed), model)
+    train_missing(
+        [
+            Training(f"{name}, seed {seed}", student, model_path(out, name, seed), seed)
+            for name, student in SEEDED.items()
+            for seed in SEEDS
+        ],
+        data,
+    )
     files = {
         system: [(model_path(out, name, seed), point) for seed in SEEDS] for system, (name, point) in SYSTEMS.items()
     }
     counts = count_errors_in_parallel(files, data, "test")
-    results = summarize(counts)
+    results = summarize(counts, measure_times(data, out))
     write_json(out / "seeds.json", results)
     write_text(out / "seeds.md", markdown(results))
+    plot_curves(
+        {label: [results["systems"][system] for system in systems] for label, systems in CURVES.items()},
+        out / "seeds.png",
+    )
     print(markdown(results))
 
 
-def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
-    """Return the WER of each system and the differences, with intervals over seeds and over prompts."""
+def measure_times(data: Path, out: Path) -> dict[str, float]:
+    """Return the milliseconds per second of audio of each system: int8, seed 1."""
+    recognizers = {}
+    for name in SEEDED:
+        model = model_path(out, name, SEED)
+        quantized = model.with_stem(f"{model.stem}-int8")
+        if not quantized.exists():
+            quantize(model, quantized, data, name)
+        recognizers[name] = load_in_file_precision(quantized)
+    recognizers[ELASTIC].engine.keep_points(len(POINTS))
+    return time_systems({system: (recognizers[name], point) for system, (name, point) in SYSTEMS.items()}, data)
+
+
+def summarize(counts: dict[str, list[ErrorCounts]], times: dict[str, float]) -> dict[str, Any]:
+    """Return the WER and time of each system and the differences, with intervals over seeds and over prompts."""
     return {
         "command": "python examples/quickstart/seeds.py",
         "seeds": list(SEEDS),
         "updates": {name: student.updates for name, student in SEEDED.items()},
-        "wer": {name: rates(runs) for name, runs in counts.items()},
+        "systems": {
+            name: {"milliseconds_per_second": times[name], "wer": rates(runs)} for name, runs in counts.items()
+        },
         "differences": {
             f"{second} minus {first}": difference(counts[first], counts[second]) for first, second in DIFFERENCES
         },
@@ -86,8 +122,12 @@ def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
 
 def markdown(results: dict[str, Any]) -> str:
     """Format the results as a table."""
-    lines = [[name, *cells(each)] for part in ("wer", "differences") for name, each in results[part].items()]
-    return markdown_table(["WER, %", "mean", "over seeds", "over prompts"], lines)
+    lines = [
+        [name, f"{each['milliseconds_per_second']:.1f}", *cells(each["wer"])]
+        for name, each in results["systems"].items()
+    ]
+    lines += [[name, "", *cells(each)] for name, each in results["differences"].items()]
+    return markdown_table(["WER, %", "ms per s of audio", "mean", "over seeds", "over prompts"], lines)
 
 
 def main() -> None:

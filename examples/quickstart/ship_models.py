@@ -13,6 +13,8 @@ import csv
 import dataclasses
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import compute_device, markdown_table
 from w2v_compress.evaluation.sweep import sweep
+from w2v_compress.evaluation.wer import ErrorCounts, error_rate
 from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.model_file.storage import store_sweep
@@ -40,34 +43,52 @@ from run import SEED, TEACHER, quantize  # noqa: E402
 MODELS = HERE.parent / "models"
 CARDS = HERE / "model_cards"
 ADULT = 18
-Groups = dict[str, list[Utterance]]
 
 
-def read_groups(folder: Path) -> Groups:
-    """Return the dev utterances of a corpus, all of them and by group of speakers where gender or age are known."""
-    groups: Groups = defaultdict(list)
+@dataclass
+class DevSet:
+    """The dev utterances of a corpus, and the indices of each group of speakers; the first group is all of them."""
+
+    utterances: list[Utterance]
+    groups: dict[str, list[int]]
+
+
+def read_dev(folder: Path) -> DevSet:
+    """Read the dev split of a corpus, and group it by gender and age where they are known."""
+    utterances: list[Utterance] = []
+    groups: dict[str, list[int]] = defaultdict(list)
     with open(folder / "utterances.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] != "dev":
                 continue
             path = (folder / row["path"]).resolve()
-            utterance = Utterance(path, len(read_audio(path)), row["text"].upper())
-            groups[folder.name].append(utterance)
+            names = [folder.name]
             if gender := row.get("gender"):
-                groups[f"{folder.name}, {'female' if gender.startswith('f') else 'male'}"].append(utterance)
+                names.append(f"{folder.name}, {'female' if gender.startswith('f') else 'male'}")
             if age := row.get("age"):
-                groups[f"{folder.name}, {'adults' if int(age) >= ADULT else 'children'}"].append(utterance)
-    return groups
+                names.append(f"{folder.name}, {'adults' if int(age) >= ADULT else 'children'}")
+            for name in names:
+                groups[name].append(len(utterances))
+            utterances.append(Utterance(path, len(read_audio(path)), row["text"].upper()))
+    return DevSet(utterances, groups)
 
 
-def evaluate_groups(recognizer: Recognizer, groups: Groups, point: str) -> dict[str, Any]:
+def evaluate_groups(recognizer: Recognizer, sets: Sequence[DevSet], point: str) -> dict[str, Any]:
     """Return WER and CER at `point` for each group."""
     rows = {}
-    for name, utterances in groups.items():
-        with progress_bar(f"Evaluating at {point}: {name}") as progress:
-            report = evaluate(recognizer, utterances, point=point, seed=SEED, progress=progress)
-        rates = {"wer": dataclasses.asdict(report.wer), "cer": dataclasses.asdict(report.cer)}
-        rows[name] = {"utterances": report.utterances, "hours": report.audio_seconds / 3600, **rates}
+    for dev in sets:
+        with progress_bar(f"Evaluating at {point}: {next(iter(dev.groups))}") as progress:
+            report = evaluate(recognizer, dev.utterances, point=point, seed=SEED, progress=progress)
+        for name, chosen in dev.groups.items():
+            counts = {"wer": report.word_counts, "cer": report.character_counts}
+            rates = {
+                rate: dataclasses.asdict(
+                    error_rate(ErrorCounts(every.errors[chosen], every.lengths[chosen]), seed=SEED)
+                )
+                for rate, every in counts.items()
+            }
+            hours = sum(dev.utterances[index].seconds for index in chosen) / 3600
+            rows[name] = {"utterances": len(chosen), "hours": hours, **rates}
     return rows
 
 
@@ -107,9 +128,8 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
     data = out / "data"
     if not (data / "dev.tsv").exists():
         print(prepare("csv", HERE / "corpus", data).summary())
-    groups: Groups = {"prompts": list(read_manifest(data, "dev"))}
-    for folder in folders:
-        groups |= read_groups(folder)
+    prompts = list(read_manifest(data, "dev"))
+    sets = [DevSet(prompts, {"prompts": list(range(len(prompts)))}), *map(read_dev, folders)]
     MODELS.mkdir(exist_ok=True)
     machine = describe_machine()
     results: dict[str, Any] = {}
@@ -123,11 +143,11 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
         figures: dict[str, Any] = {}
         if len(points) > 1:
             with progress_bar(f"Sweeping: {name}") as progress:
-                report = sweep(recognizer, groups["prompts"], seed=SEED, progress=progress)
+                report = sweep(recognizer, prompts, seed=SEED, progress=progress)
             stored = report.to_store("dev prompts")
             store_sweep(model, stored)
             figures["sweep"] = stored.to_dict()["points"]
-        figures["dev"] = {str(point): evaluate_groups(recognizer, groups, str(point)) for point in points}
+        figures["dev"] = {str(point): evaluate_groups(recognizer, sets, str(point)) for point in points}
         results[name] = {**describe_model(model), **figures}
         write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
     write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": results})

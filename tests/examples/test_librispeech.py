@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,19 +47,19 @@ def commands(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     return [shlex.split(line) for line in done.stdout.splitlines() if not line.startswith("#")]
 
 
-def composed(command: list[str]) -> object:
-    """Compose the configuration of a training command like fairseq-hydra-train."""
-    from fairseq.dataclass.initialize import hydra_init
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+Composed = Callable[[list[str]], Any]
 
-    arguments = command[command.index("--config-dir") :]
-    folder, name = arguments[1], arguments[3]
-    assert arguments[::2][:2] == ["--config-dir", "--config-name"]
-    GlobalHydra.instance().clear()
-    hydra_init(name)
-    with initialize_config_dir(str(REPOSITORY / folder), version_base="1.1"):
-        return compose(name, overrides=arguments[4:], return_hydra_config=True)
+
+@pytest.fixture
+def composed(compose_recipe: Callable[[Path, list[str]], Any]) -> Composed:
+    """composed(command) composes the configuration of a training command."""
+
+    def compose(command: list[str]) -> Any:
+        arguments = command[command.index("--config-dir") :]
+        assert arguments[::2][:2] == ["--config-dir", "--config-name"]
+        return compose_recipe(REPOSITORY / arguments[1] / f"{arguments[3]}.yaml", arguments[4:])
+
+    return compose
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -74,7 +75,7 @@ def test_scripts_are_valid_and_start_with_their_commands(name: str) -> None:
         assert all(place in comment for place in ("one GPU", "one node", "nodes"))
 
 
-def test_the_complete_recipe_in_a_dry_run(script: Script, tmp_path: Path) -> None:
+def test_the_complete_recipe_in_a_dry_run(script: Script, composed: Composed, tmp_path: Path) -> None:
     """Each configuration composes, each command parses, and each input is the output of an earlier command."""
     given = commands(script("all.sh", DRY_RUN="1"))
     assert not (tmp_path / "out").exists()
@@ -107,7 +108,7 @@ def test_the_complete_recipe_in_a_dry_run(script: Script, tmp_path: Path) -> Non
     assert [cfg.model.point for cfg in pinned] == ["2,1,1"]
 
 
-def test_the_chain_of_shrinking_bigfoot(script: Script) -> None:
+def test_the_chain_of_shrinking_bigfoot(script: Script, composed: Composed) -> None:
     given = commands(script("distil.sh", "chain", "large.pt", DRY_RUN="1", GPUS="4"))
     first, second = (composed(command) for command in given if command[0] == "fairseq-hydra-train")
     assert first.model.init_checkpoint == first.criterion.teacher_checkpoint == "large.pt"
@@ -117,7 +118,7 @@ def test_the_chain_of_shrinking_bigfoot(script: Script) -> None:
 
 
 @pytest.mark.parametrize(("gpus", "nodes"), [("1", "1"), ("8", "1"), ("8", "4")])
-def test_slurm(script: Script, gpus: str, nodes: str) -> None:
+def test_slurm(script: Script, composed: Composed, gpus: str, nodes: str) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     settings = {"DRY_RUN": "1", "GPUS": gpus, "NODES": nodes, "PARTITION": "gpu"}
     command, _ = commands(script("pretrain.sh", "stochastic_base_librispeech", **settings))
@@ -130,7 +131,7 @@ def test_slurm(script: Script, gpus: str, nodes: str) -> None:
     assert (cfg.distributed_training.distributed_port > 0) == (processes > 1)
 
 
-def test_nodes_without_slurm(script: Script) -> None:
+def test_nodes_without_slurm(script: Script, composed: Composed) -> None:
     settings = {"DRY_RUN": "1", "GPUS": "8", "NODES": "2", "MASTER": "node1:29500"}
     command, _ = commands(script("pretrain.sh", "stochastic_base_librispeech", "common.bf16=true", **settings))
     assert command[:3] == ["torchrun", "--nnodes", "2"]

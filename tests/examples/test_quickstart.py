@@ -52,6 +52,7 @@ def test_teacher_is_a_small_stock_checkpoint():
     assert TEACHER.stat().st_size <= 12e6
     checkpoint = load_checkpoint(TEACHER)
     assert checkpoint["cfg"]["model"]["_name"] == "wav2vec_ctc"
+    assert checkpoint["cfg"]["task"]["_name"] == "audio_finetuning"
     assert "last_optimizer_state" not in checkpoint
     assert {tensor.dtype for tensor in checkpoint["model"].values()} == {torch.float16}
 
@@ -60,7 +61,9 @@ def test_teacher_recognizes_prompts_that_it_was_not_trained_on(tmp_path, rows):
     """A loose limit that only shows that the file is a working recognizer; `make demo` measures its error rates."""
     export_checkpoint(TEACHER, tmp_path / "teacher.safetensors")
     dev = [row for row in rows if row["split"] == "dev"][:12]
-    texts = Recognizer.load(tmp_path / "teacher.safetensors").transcribe([CORPUS / row["path"] for row in dev])
+    recognizer = Recognizer.load(tmp_path / "teacher.safetensors")
+    assert [str(point) for point in recognizer.header.space.all_points()] == ["1,1,1"]
+    texts = recognizer.transcribe([CORPUS / row["path"] for row in dev])
     assert character_errors([row["text"] for row in dev], texts).rate < 0.4
 
 

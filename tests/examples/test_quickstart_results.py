@@ -138,11 +138,12 @@ def test_seeds_compare_paired_runs(script: Callable[[str], ModuleType]) -> None:
     generator = np.random.default_rng(1)
     lengths = generator.integers(2, 9, 40)
     counts = {
-        name: [ErrorCounts(generator.binomial(lengths, 0.1 * (index + 1)), lengths) for _ in seeds.SEEDS]
+        name: [ErrorCounts(generator.binomial(lengths, 0.05 * (index + 1)), lengths) for _ in seeds.SEEDS]
         for index, name in enumerate(seeds.SYSTEMS)
     }
-    results = seeds.summarize(counts)
-    assert results["wer"].keys() == seeds.SYSTEMS.keys()
+    times = {name: 1.5 * index for index, name in enumerate(seeds.SYSTEMS)}
+    results = seeds.summarize(counts, times)
+    assert {name: each["milliseconds_per_second"] for name, each in results["systems"].items()} == times
     gain = results["differences"]["student minus student, CTC alone"]
     expected = [
         one.rate - other.rate for one, other in zip(counts["student"], counts["student, CTC alone"], strict=True)
@@ -150,6 +151,36 @@ def test_seeds_compare_paired_runs(script: Callable[[str], ModuleType]) -> None:
     assert gain["by_seed"] == expected
     assert gain["over_seeds"]["low"] < np.mean(expected) < gain["over_seeds"]["high"]
     assert seeds.markdown(results).count("\n") == 2 + len(seeds.SYSTEMS) + len(seeds.DIFFERENCES)
+    assert sorted(system for systems in seeds.CURVES.values() for system in systems) == sorted(seeds.SYSTEMS)
+
+
+def test_settings_of_students_and_trials_fit_their_recipes(
+    script: Callable[[str], ModuleType], compose_recipe: Callable[[Path, list[str]], Any], tmp_path: Path
+) -> None:
+    """hydra refuses settings that the recipe does not have, and additions of those that it has."""
+    seeds, compare = script("seeds"), script("compare_elastic")
+    required = [*compare.paths(tmp_path), "common.user_dir=x", "checkpoint.save_dir=x"]
+    settings = {name: (student.config, student.overrides) for name, student in seeds.SEEDED.items()}
+    settings |= {name: ("elastic.yaml", chosen) for name, (_, chosen) in compare.TRIALS.items()}
+    composed = {
+        name: compose_recipe(QUICKSTART / recipe, [*required, *chosen]) for name, (recipe, chosen) in settings.items()
+    }
+    assert composed[seeds.FOUR].model.layers == composed["elastic student"].model.layers
+    assert composed["student, CTC alone"].criterion.kl_weight == 0
+    assert composed["sandwich"].task.sandwich == 1
+
+
+def test_the_readme_shows_the_recorded_results_over_seeds(script: Callable[[str], ModuleType]) -> None:
+    recorded = json.loads((QUICKSTART / "results" / "seeds.json").read_text(encoding="utf-8"))
+    table = script("seeds").markdown(recorded)
+    assert (QUICKSTART / "results" / "seeds.md").read_text(encoding="utf-8") == table
+    assert table in (QUICKSTART / "README.md").read_text(encoding="utf-8")
+
+
+def test_curves_over_seeds_are_plotted(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    system = {"milliseconds_per_second": 2.0, "wer": {"over_strings": rate(0.4)}}
+    script("figures").plot_curves({"students": [system], "elastic": [system, system]}, tmp_path / "seeds.png")
+    assert (tmp_path / "seeds.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_dev_utterances_are_grouped_by_speaker(
@@ -167,15 +198,15 @@ def test_dev_utterances_are_grouped_by_speaker(
         writer = csv.writer(file)
         writer.writerow(["path", "split", "gender", "age", "text"])
         writer.writerows([[wav(f"{name}.wav", 0.5), *values] for name, *values in rows])
-    groups = script("ship_models").read_groups(folder)
-    assert {name: [each.text for each in utterances] for name, utterances in groups.items()} == {
+    dev = script("ship_models").read_dev(folder)
+    assert {name: [dev.utterances[index].text for index in chosen] for name, chosen in dev.groups.items()} == {
         "corpus": ["ONE", "TWO", "THREE"],
         "corpus, female": ["ONE"],
         "corpus, adults": ["ONE"],
         "corpus, male": ["TWO"],
         "corpus, children": ["TWO"],
     }
-    assert groups["corpus"][0].samples == 8000
+    assert dev.utterances[0].samples == 8000
 
 
 def test_the_ledger_shows_the_recorded_trials(script: Callable[[str], ModuleType]) -> None:
@@ -218,7 +249,7 @@ def test_a_shipped_model_recognizes_prompts_at_every_point() -> None:
         assert character_errors([row["text"] for row in dev], texts).rate < 0.5
 
 
-@pytest.mark.parametrize("name", ["elastic_trials.json", "elastic_trials_next.json"])
+@pytest.mark.parametrize("name", ["elastic_trials.json", "elastic_trials_first_teacher.json"])
 def test_the_trials_of_the_elastic_student_are_the_recorded_ones(
     name: str, script: Callable[[str], ModuleType]
 ) -> None:

@@ -2,8 +2,9 @@
 
     python ship_teacher.py CHECKPOINT.pt TEACHER.pt
 
-Training uses the model `student_ctc`, whose network is faster on a CPU. Its tensors and configuration are those of
-fairseq's `wav2vec_ctc`, so that under this name stock fairseq can load the result.
+Training uses the model `student_ctc`, whose network is faster on a CPU, and the task `compressed_finetuning` at the
+point 1,1,1. Tensors and configuration are those of fairseq's `wav2vec_ctc` and `audio_finetuning`, so that under these
+names stock fairseq can load the result.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from w2v_compress.errors import InputError
 from w2v_compress.files import replacing
 
 MODEL_FIELDS = ("w2v_args", "normalize")
+TASK_FIELDS = ("labels", "normalize", "sample_rate")
 
 
 def ship(checkpoint: Path, out: Path) -> None:
@@ -25,7 +27,7 @@ def ship(checkpoint: Path, out: Path) -> None:
     state = load_checkpoint(checkpoint)
     cfg = OmegaConf.to_container(OmegaConf.create(state["cfg"]))
     model = {name: cfg["model"][name] for name in MODEL_FIELDS}
-    task = {name: cfg["task"][name] for name in ("_name", "labels", "normalize", "sample_rate")}
+    task = {"_name": "audio_finetuning"} | {name: cfg["task"][name] for name in TASK_FIELDS}
     shipped = {
         "args": None,
         "cfg": {"model": {"_name": "wav2vec_ctc", **model}, "task": task},
