@@ -49,7 +49,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.annotate(row["point"], place, textcoords="offset points", xytext=(5, 5), fontsize="x-small")
         axis.set_title(title)
         _label(axis)
-    axes[0].legend(fontsize="small")
+    axes[0].legend(fontsize="small", loc="lower left")
     save_figure(figure, path)
 
 
@@ -64,7 +64,7 @@ def plot_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
         rows = [{**system, "wer": system["wer"]["over_strings"]} for system in systems]
         _draw(axis, rows, "wer", label, "o", "-")
     _label(axis)
-    axis.legend()
+    axis.legend(loc="lower left")
     save_figure(figure, path)
 
 
