@@ -1,11 +1,12 @@
-"""Compare recipes for the elastic student on the dev prompts, in about the same time each.
+"""Compare recipes for the elastic student on the dev prompts.
 
     python examples/quickstart/compare_elastic.py                  # all trials, ten minutes for each two
     python examples/quickstart/compare_elastic.py "four layers" "sandwich"
 
-Trials change the settings of elastic.yaml and run in parallel, on one core each; the numbers of updates are to give
-each about the same time, but those with more layers take 1.4 times as long. Finished trials are skipped. Results are
-written to out/elastic-trials/trials.json and .md; results/ has those behind the recipe.
+Trials change the settings of elastic.yaml and run in parallel, on one core each. Compare those of about the same time,
+or of the same number of updates. All are evaluated at the points of elastic.yaml, also at those that a trial does not
+train. Finished trials are skipped. Results are written to out/elastic-trials/trials.json and .md; results/ has those
+behind the recipe.
 """
 
 import argparse
@@ -15,20 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.progress import Progress
 
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.files import write_json, write_text
-from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, file_name, finished_trials, run_in_parallel, train, trial_table  # noqa: E402
-from run import SEED, paths  # noqa: E402
+from common import count_errors, file_name, finished_trials, run_in_parallel, trial_table  # noqa: E402
+from run import POINTS, SEED, Student, Training  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
 FIVE_LAYERS = "model.layers=[0,1,2,3,5]"
@@ -49,8 +48,6 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
 }
 """Updates and settings of each trial."""
-POINTS: list[str] = list(OmegaConf.load(HERE / "elastic.yaml").task.points)
-"""The points to evaluate all trials at, also those that a trial does not train."""
 
 
 def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
@@ -60,18 +57,9 @@ def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
     row_file, model = folder / "row.json", folder / "model.safetensors"
     if row_file.exists():
         return
-    task = progress.add_task(f"Training: {name}", total=updates)
     began = time.monotonic()
-    checkpoint = train(
-        HERE / "elastic.yaml",
-        [f"common.seed={SEED}", *paths(data), *settings],
-        folder,
-        updates,
-        threads=1,
-        progress=lambda done: progress.update(task, completed=done),
-    )
+    Training(name, Student("elastic.yaml", updates, tuple(settings)), model).run(data, progress)
     minutes = (time.monotonic() - began) / 60
-    export_checkpoint(checkpoint, model)
     rates = {
         unit: {point: count_errors(model, data, "dev", point, unit).rate for point in POINTS}
         for unit in ("words", "characters")

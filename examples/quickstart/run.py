@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -68,6 +69,8 @@ STUDENTS = {
     "student, CTC alone": Student("student.yaml", 800, ("criterion.kl_weight=0",)),
     "elastic student": Student("elastic.yaml", 1300),
 }
+POINTS: list[str] = list(OmegaConf.load(HERE / "elastic.yaml").task.points)
+"""The points of the elastic student."""
 QUICK_UPDATES, QUICK_PROMPTS = 20, 100
 ELASTIC = "elastic student int8"
 PROMPTS = 3
@@ -136,10 +139,16 @@ def build_models(data: Path, out: Path, quick: bool) -> dict[str, Path]:
         export_checkpoint(TEACHER, models["teacher"])
     train_missing([Training(name, student, models[name]) for name, student in students_of(quick).items()], data)
     for name in list(models):
-        quantized = models[f"{name} int8"] = out / f"{file_name(name)}-int8.safetensors"
-        if not quantized.exists():
-            quantize(models[name], quantized, data, name, QUICK_PROMPTS if quick else None)
+        models[f"{name} int8"] = quantized_beside(models[name], data, name, QUICK_PROMPTS if quick else None)
     return models
+
+
+def quantized_beside(model: Path, data: Path, name: str, prompts: int | None = None) -> Path:
+    """Return the path of the int8 file beside `model`, which is created if it does not exist; see `quantize`."""
+    quantized = model.with_stem(f"{model.stem}-int8")
+    if not quantized.exists():
+        quantize(model, quantized, data, name, prompts)
+    return quantized
 
 
 def quantize(model: Path, quantized: Path, data: Path, name: str, prompts: int | None = None) -> None:

@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from w2v_compress.data.prepare import prepare
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
@@ -27,7 +25,7 @@ sys.path += [str(HERE.parent), str(HERE)]
 
 from common import count_errors_in_parallel, file_name, load_in_file_precision  # noqa: E402
 from figures import plot_curves  # noqa: E402
-from run import SEED, STUDENTS, Student, Training, quantize, time_systems, train_missing  # noqa: E402
+from run import POINTS, SEED, STUDENTS, Student, Training, quantized_beside, time_systems, train_missing  # noqa: E402
 
 SEEDS = (1, 2, 3)
 ELASTIC = "elastic student"
@@ -38,7 +36,6 @@ SEEDED = STUDENTS | {
     THREE: Student("student.yaml", UPDATES, ("model.encoder_layers=3",)),
     FOUR: Student("student.yaml", UPDATES, ("model.encoder_layers=4", "+model.layers=[0,1,3,5]")),
 }
-POINTS: list[str] = list(OmegaConf.load(HERE / STUDENTS[ELASTIC].config).task.points)
 SYSTEMS: dict[str, tuple[str, str]] = {name: (name, POINTS[0]) for name in SEEDED if name != ELASTIC} | {
     f"{ELASTIC}, {point}": (ELASTIC, point) for point in POINTS
 }
@@ -93,13 +90,9 @@ def run(out: Path) -> None:
 
 def measure_times(data: Path, out: Path) -> dict[str, float]:
     """Return the milliseconds per second of audio of each system: int8, seed 1."""
-    recognizers = {}
-    for name in SEEDED:
-        model = model_path(out, name, SEED)
-        quantized = model.with_stem(f"{model.stem}-int8")
-        if not quantized.exists():
-            quantize(model, quantized, data, name)
-        recognizers[name] = load_in_file_precision(quantized)
+    recognizers = {
+        name: load_in_file_precision(quantized_beside(model_path(out, name, SEED), data, name)) for name in SEEDED
+    }
     recognizers[ELASTIC].engine.keep_points(len(POINTS))
     return time_systems({system: (recognizers[name], point) for system, (name, point) in SYSTEMS.items()}, data)
 

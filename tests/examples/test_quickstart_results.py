@@ -159,7 +159,7 @@ def test_settings_of_students_and_trials_fit_their_recipes(
 ) -> None:
     """hydra refuses settings that the recipe does not have, and additions of those that it has."""
     seeds, compare = script("seeds"), script("compare_elastic")
-    required = [*compare.paths(tmp_path), "common.user_dir=x", "checkpoint.save_dir=x"]
+    required = [*script("run").paths(tmp_path), "common.user_dir=x", "checkpoint.save_dir=x"]
     settings = {name: (student.config, student.overrides) for name, student in seeds.SEEDED.items()}
     settings |= {name: ("elastic.yaml", chosen) for name, (_, chosen) in compare.TRIALS.items()}
     composed = {
