@@ -30,6 +30,8 @@ from common import count_errors, file_name, finished_trials, run_in_parallel, tr
 from run import POINTS, SEED, Student, Training  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
+FULL_POINT_OFTEN = "+task.point_weights=[5,1,1,1,1,1]"  # in half of the updates
+LOWER_RATE = "optimization.lr=[0.0007]"
 FIVE_LAYERS = "model.layers=[0,1,2,3,5]"
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "four layers": (800, []),
@@ -41,7 +43,9 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "upper layers": (800, ["model.layers=[0,3,4,5]"]),
     "lower layers": (800, ["model.layers=[0,1,2,3]"]),
     "four layers, 1,300 updates": (1300, []),
-    "seven tenths of the rate": (1300, ["optimization.lr=[0.0007]"]),
+    "seven tenths of the rate": (1300, [LOWER_RATE]),
+    "full point in half of the updates": (1300, [FULL_POINT_OFTEN]),
+    "full point in half, lower rate": (1300, [FULL_POINT_OFTEN, LOWER_RATE]),
     "half the rate": (1300, ["optimization.lr=[0.0005]"]),
     "muon": (800, ["optimizer._name=muon"]),
     "sandwich": (320, [SANDWICH]),

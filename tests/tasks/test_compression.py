@@ -90,6 +90,21 @@ def test_a_single_point_and_listed_points(make_task: Callable[..., Any]) -> None
     assert make_task().compression_space() == CompressionSpace()
 
 
+def test_weights_of_points(make_task: Callable[..., Any]) -> None:
+    points = ["1,1,1", "2,1,1", "4,2,2"]
+    task = make_task(points=points, point_weights=[2.0, 1.0, 1.0])
+    drawn = [task.points_of_update(update)[0] for update in range(UPDATES)]
+    # The first point counts as two cells, by the parity of its updates.
+    assert_uniform(((str(each), each.squeeze == 1 and update % 2) for update, each in enumerate(drawn)), 4)
+    assert task.compression_space() == make_task(points=points).compression_space()
+    again = make_task(points=points, point_weights=[4.0, 2.0, 2.0])
+    assert [again.points_of_update(update)[0] for update in range(50)] == drawn[:50]
+    sandwich = make_task(points=points, point_weights=[2.0, 1.0, 1.0], sandwich=1)
+    assert [sandwich.points_of_update(update)[2] for update in range(50)] == drawn[:50]
+    single = make_task(points=points, point_weights=[2.0, 1.0, 1.0], point="2,1,1")
+    assert {str(single.points_of_update(update)[0]) for update in range(50)} == {"2,1,1"}
+
+
 # --- the sandwich -------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +231,10 @@ def test_without_points_validation_equals_stock(
         ({"points": ["2,1"]}, "task.points: compression point '2,1' cannot be read; it must be S,Q,K"),
         ({"points": ["2,1,1", "2,1,1"]}, "task.points must list each point once"),
         ({"points": ["2,1,1"], "layer_wise": True}, "task.layer_wise samples factors; it must be false with"),
+        ({"point_weights": [1.0]}, "task.point_weights is [1.0]; it must be empty or have a finite value above 0 for"),
+        ({"points": ["1,1,1", "2,1,1"], "point_weights": [1.0]}, "for each of the 2 in task.points"),
+        ({"points": ["1,1,1", "2,1,1"], "point_weights": [1.0, 0.0]}, "task.point_weights is [1.0, 0.0]; it must"),
+        ({"points": ["2,1,1"], "point_weights": [float("nan")]}, "task.point_weights is [nan]; it must"),
         ({"point": "half"}, "task.point: compression point 'half' cannot be read"),
         ({"valid_points": ["2,1,99"]}, "task.valid_points: compression point: `key_value_pool` holds 99"),
         ({"valid_points": ["2,1,1", "2,1,1"]}, "task.valid_points: it must list each point once"),

@@ -160,8 +160,10 @@ class CompressionSpace:
         """The most compressed point, which computes least."""
         return max(self.all_points(), key=_compression)
 
-    def sample(self, seed: int, update: int, layers: int, draw: int = 0) -> CompressionPoint:
-        """Sample the point of an update uniformly (Vyas et al. 2022), as a function of the arguments alone.
+    def sample(
+        self, seed: int, update: int, layers: int, draw: int = 0, weights: Sequence[float] = ()
+    ) -> CompressionPoint:
+        """Sample the point of an update (uniformly, Vyas et al. 2022), as a function of the arguments alone.
 
         The point is the same on every rank, for each batch of an update and after resuming.
 
@@ -170,12 +172,15 @@ class CompressionSpace:
             update: Number of the update, from 0.
             layers: Number of layers of the network, for `layer_wise`.
             draw: Index of the point, for updates with more than one.
+            weights: Relative probability of each of `points` [ours]; empty for equal ones.
         """
         generator = np.random.Generator(np.random.PCG64((seed % 2**32, update, draw)))
 
         def choose(choices: tuple[T, ...]) -> T:
             return choices[int(generator.integers(len(choices)))]
 
+        if weights:
+            return self.points[int(generator.choice(len(self.points), p=np.divide(weights, sum(weights))))]
         if self.points:
             return choose(self.points)
         squeeze = choose(self.squeeze)

@@ -1,13 +1,14 @@
 """Train and validate at compression points: the base of the pre-training and fine-tuning tasks.
 
 Each update runs at one point, sampled uniformly from a space ("On-demand compute reduction with stochastic wav2vec
-2.0", Vyas et al. 2022, abstract), or at several points that include the largest and the smallest (the sandwich rule of
-"Universally Slimmable Networks", Yu and Huang 2019, section 3.2).
+2.0", Vyas et al. 2022, abstract) or by weights, or at several points that include the largest and the smallest (the
+sandwich rule of "Universally Slimmable Networks", Yu and Huang 2019, section 3.2).
 """
 
 import contextlib
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ class CompressionConfig(CheckedDataConfig):
             "help": "compression points S,Q,K to sample from, such as 2,1,1; replaces all combinations of the factors"
         },
     )
+    point_weights: list[float] = field(
+        default_factory=list,
+        metadata={"help": "relative probability of each of `points`, above 0; empty: all equal"},
+    )
     layer_wise: bool = field(
         default=False, metadata={"help": "whether to sample the pooling factors of each layer independently"}
     )
@@ -91,6 +96,7 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
         with prefixed("task.points"):
             parse_points(cfg.points)
         self._space = _configured_space(cfg)
+        self._weights = _checked_weights(cfg)
         self._layers = 0  # number of layers of the network, set by build_model
         self._without_gradient: list[nn.Parameter] = []
         if cfg.sandwich < 0:
@@ -127,7 +133,11 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
         after resuming.
         """
         space = self.compression_space()
-        draws = [space.sample(self.cfg.seed, update, self._layers, draw) for draw in range(max(self.cfg.sandwich, 1))]
+        weights = self._weights if self.point is None else ()
+        draws = [
+            space.sample(self.cfg.seed, update, self._layers, draw, weights)
+            for draw in range(max(self.cfg.sandwich, 1))
+        ]
         return [space.largest, space.smallest, *draws] if self.cfg.sandwich else draws
 
     def objective(self, criterion: Criterion, points: int) -> Criterion:
@@ -242,6 +252,17 @@ def _configured_space(cfg: Any) -> CompressionSpace:
         return CompressionSpace.from_dict(lists | {"layer_wise": cfg.layer_wise})
     except InputError as error:
         raise InputError(re.sub(r"^compression space: `(\w+)`", r"task.\1", str(error))) from None
+
+
+def _checked_weights(cfg: Any) -> tuple[float, ...]:
+    """Return `point_weights`. Raises `InputError` unless there is none, or one finite value above 0 for each point."""
+    weights = tuple(cfg.point_weights)
+    if weights and (len(weights) != len(cfg.points) or not all(0 < weight < math.inf for weight in weights)):
+        raise InputError(
+            f"task.point_weights is {list(weights)}; it must be empty or have a finite value above 0 for each of the "
+            f"{len(cfg.points)} in task.points"
+        )
+    return weights
 
 
 @contextlib.contextmanager
