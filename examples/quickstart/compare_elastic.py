@@ -46,6 +46,8 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "seven tenths of the rate": (1300, [LOWER_RATE]),
     "full point in half of the updates": (1300, [FULL_POINT_OFTEN]),
     "full point in half, lower rate": (1300, [FULL_POINT_OFTEN, LOWER_RATE]),
+    "full point first": (1300, ["+task.curriculum=full_first", "+task.curriculum_updates=600"]),
+    "two points in a batch": (1300, ["+task.points_per_batch=2"]),
     "half the rate": (1300, ["optimization.lr=[0.0005]"]),
     "muon": (800, ["optimizer._name=muon"]),
     "sandwich": (320, [SANDWICH]),

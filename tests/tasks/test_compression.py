@@ -105,6 +105,79 @@ def test_weights_of_points(make_task: Callable[..., Any]) -> None:
     assert {str(single.points_of_update(update)[0]) for update in range(50)} == {"2,1,1"}
 
 
+@pytest.mark.parametrize(
+    ("curriculum", "order"),
+    [("full_first", ["1,1,1", "2,1,1", "3,1,1", "4,1,1"]), ("squeezed_first", ["4,1,1", "3,1,1", "2,1,1", "1,1,1"])],
+)
+def test_points_join_in_the_order_of_the_curriculum(
+    make_task: Callable[..., Any], curriculum: str, order: list[str]
+) -> None:
+    pools = {"query_pool": [1], "key_value_pool": [1]}
+    task = make_task(**pools, curriculum=curriculum, curriculum_updates=400)
+    drawn = [str(task.points_of_update(update)[0]) for update in range(800)]
+    for stage in range(4):
+        assert set(drawn[100 * stage : 100 * (stage + 1)]) == set(order[: stage + 1])
+    plain = make_task(**pools)
+    assert drawn[400:] == [str(plain.points_of_update(update)[0]) for update in range(400, 800)]
+    listed = make_task(points=["2,1,1", "1,1,1"], point_weights=[9.0, 1.0], curriculum=curriculum, curriculum_updates=2)
+    assert str(listed.points_of_update(0)[0]) == ("1,1,1" if curriculum == "full_first" else "2,1,1")
+    later = Counter(str(listed.points_of_update(update)[0]) for update in range(2, 1000))
+    assert later["2,1,1"] > 5 * later["1,1,1"]
+
+
+# --- several points in a batch ------------------------------------------------------------------------------------
+
+
+def test_each_part_of_a_batch_has_its_own_point(
+    make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any], optimizer: Any
+) -> None:
+    """The gradient is that of the stock criterion for each utterance alone, at the point of its part."""
+    task = make_task(points_per_batch=2)
+    model, criterion, sample = make_model(task), make_criterion(task), batch()
+    first, second = task.points_of_update(3)
+    assert first != second
+    assert first == make_task().points_of_update(3)[0]
+    model.train()
+    losses, sizes = [], []
+    for index, point in enumerate((first, second)):
+        part = {
+            **{name: sample[name][index : index + 1] for name in ("id", "target", "target_lengths")},
+            "net_input": {name: value[index : index + 1] for name, value in sample["net_input"].items()},
+            "nsentences": 1,
+            "ntokens": int(sample["target_lengths"][index]),
+        }
+        loss, size, _ = criterion(model, at_point(part, point))
+        loss.backward()
+        losses.append(loss.item())
+        sizes.append(size)
+    expected = {name: p.grad for name, p in model.named_parameters()}
+
+    model.zero_grad(set_to_none=True)
+    loss, size, log = task.train_step(sample, model, criterion, optimizer, 3)
+    assert size == sum(sizes) == sample["ntokens"]
+    assert loss.item() == pytest.approx(sum(losses), rel=1e-6) == log["loss"]
+    assert log["nsentences"] == 2
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == (expected[name] is None)
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_a_batch_with_fewer_utterances_than_parts(
+    make_task: Callable[..., Any], make_model: Callable[..., Any], batch: Callable[..., Any], optimizer: Any
+) -> None:
+    """All points must be trained, as on ranks with larger batches."""
+    task = make_task(points=["1,1,1", "2,1,1", "3,1,1", "4,1,1"], points_per_batch=3)
+    model, criterion, sample = make_model(task, learned_upsampling=[2, 3, 4]), make_criterion(task), batch()
+    update = next(update for update in range(100) if len(set(task.points_of_update(update))) == 3)
+    _, size, log = task.train_step(sample, model, criterion, optimizer, update)
+    assert size == sample["ntokens"]
+    assert log["nsentences"] == 2
+    upsampling = model.w2v_encoder.w2v_model.encoder.upsampling
+    trained = {int(squeeze) for squeeze, layer in upsampling.items() if layer.weight.grad is not None}
+    assert trained == {point.squeeze for point in task.points_of_update(update)} - {1}
+
+
 # --- the sandwich -------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +311,11 @@ def test_without_points_validation_equals_stock(
         ({"point": "half"}, "task.point: compression point 'half' cannot be read"),
         ({"valid_points": ["2,1,99"]}, "task.valid_points: compression point: `key_value_pool` holds 99"),
         ({"valid_points": ["2,1,1", "2,1,1"]}, "task.valid_points: it must list each point once"),
+        ({"curriculum": "full_first"}, "task.curriculum_updates is 0; it must be 1 or above with task.curriculum=full"),
+        ({"curriculum_updates": 5}, "task.curriculum_updates is 5; it must be 0 without a curriculum"),
+        ({"curriculum": "full_first", "curriculum_updates": 5, "layer_wise": True}, "must be none with task.layer"),
+        ({"points_per_batch": 0}, "task.points_per_batch is 0; it must be 1 or above"),
+        ({"points_per_batch": 2, "sandwich": 1}, "task.points_per_batch is 2; it must be 1 with task.sandwich"),
         ({"sandwich": -1}, "task.sandwich is -1; it must be 0 or above"),
         ({"sandwich": 1, "point": "2,1,1"}, "task.sandwich is 1; it must be 0 with only one point"),
         ({"inplace_distillation_weight": 1.0}, "task.inplace_distillation_weight is 1.0, but the largest point"),

@@ -153,12 +153,12 @@ class CompressionSpace:
     @property
     def largest(self) -> CompressionPoint:
         """The least compressed point, which computes most."""
-        return min(self.all_points(), key=_compression)
+        return min(self.all_points(), key=savings)
 
     @property
     def smallest(self) -> CompressionPoint:
         """The most compressed point, which computes least."""
-        return max(self.all_points(), key=_compression)
+        return max(self.all_points(), key=savings)
 
     def sample(
         self, seed: int, update: int, layers: int, draw: int = 0, weights: Sequence[float] = ()
@@ -230,7 +230,7 @@ def parse_points(texts: Iterable[str]) -> tuple[CompressionPoint, ...]:
     return tuple(CompressionPoint.parse(text) for text in texts)
 
 
-def _compression(point: CompressionPoint) -> tuple[float, float, float]:
+def savings(point: CompressionPoint) -> tuple[float, float, float]:
     """Return a sort key by savings: squeezing saves compute in all of the encoder, pooling in attention only."""
     query, key_value = (_as_tuple(factors) for factors in (point.query_pool, point.key_value_pool))
     return float(point.squeeze), sum(query) / len(query), sum(key_value) / len(key_value)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from torch import Tensor, nn
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from ..compat.meters import derived_function
 from ..compat.optimizer import excluding_from_step
 from ..errors import InputError, prefixed
-from ..nn.compression import CompressionPoint, CompressionSpace, parse_points
+from ..nn.compression import CompressionPoint, CompressionSpace, parse_points, savings
 from ..nn.encoder import Encoder
 from .checked_data import CheckedDataConfig, CheckedDataTask
 from .finite_updates import FiniteUpdatesTask
 
 Criterion = Callable[[Any, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]
 """Signature of a fairseq criterion: model and batch -> loss, sample size, values to log."""
+CURRICULUM_CHOICES = ChoiceEnum(["none", "full_first", "squeezed_first"])
 COUNTS = ("ntokens", "nsentences")
 """Values that criterions log about the data, which are the same at every point."""
 
@@ -56,6 +58,20 @@ class CompressionConfig(CheckedDataConfig):
     point_weights: list[float] = field(
         default_factory=list,
         metadata={"help": "relative probability of each of `points`, above 0; empty: all equal"},
+    )
+    curriculum: CURRICULUM_CHOICES = field(  # type: ignore[valid-type]
+        default="none",
+        metadata={
+            "help": "order in which points join the sampling during curriculum_updates: full_first (less to more "
+            "compressed), squeezed_first (more to less), or none (all from the start)"
+        },
+    )
+    curriculum_updates: int = field(
+        default=0, metadata={"help": "number of updates until all points are sampled; only with curriculum"}
+    )
+    points_per_batch: int = field(
+        default=1,
+        metadata={"help": "number of parts of each batch, each at a sampled point of its own; 1 or above"},
     )
     layer_wise: bool = field(
         default=False, metadata={"help": "whether to sample the pooling factors of each layer independently"}
@@ -103,6 +119,7 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
             raise InputError(f"task.sandwich is {cfg.sandwich}; it must be 0 or above")
         if cfg.sandwich and self.compression_space().largest == self.compression_space().smallest:
             raise InputError(f"task.sandwich is {cfg.sandwich}; it must be 0 with only one point")
+        _check_sampling(cfg)
 
     def compression_space(self) -> CompressionSpace:
         """Return the points to train at: the configured space, or the single `point`."""
@@ -132,13 +149,26 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
         They depend only on the seed and the update, so they are equal on every rank, in each batch of the update, and
         after resuming.
         """
-        space = self.compression_space()
-        weights = self._weights if self.point is None else ()
-        draws = [
-            space.sample(self.cfg.seed, update, self._layers, draw, weights)
-            for draw in range(max(self.cfg.sandwich, 1))
-        ]
+        space, weights = self._sampled_from(update)
+        count = max(self.cfg.sandwich, self.cfg.points_per_batch)
+        draws = [space.sample(self.cfg.seed, update, self._layers, draw, weights) for draw in range(count)]
         return [space.largest, space.smallest, *draws] if self.cfg.sandwich else draws
+
+    def _sampled_from(self, update: int) -> tuple[CompressionSpace, tuple[float, ...]]:
+        """Return the points to sample from, and their weights: during the curriculum, those that have joined."""
+        space, updates = self.compression_space(), self.cfg.curriculum_updates
+        weights = self._weights if self.point is None else ()
+        if update >= updates:
+            return space, weights
+        points = space.all_points()
+        order = sorted(
+            range(len(points)),
+            key=lambda index: savings(points[index]),
+            reverse=str(self.cfg.curriculum) == "squeezed_first",
+        )
+        joined = order[: 1 + update * len(points) // updates]
+        space = CompressionSpace(points=tuple(points[index] for index in joined))
+        return space, tuple(weights[index] for index in joined) if weights else ()
 
     def objective(self, criterion: Criterion, points: int) -> Criterion:
         """Return the objective of each of `points` points of a batch: its part of the mean loss."""
@@ -160,43 +190,52 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
     ) -> tuple[Tensor, Any, dict[str, Any]]:
         """Run the stock step at each point of the update, one after the other.
 
-        The gradient is that of the mean loss over the points; sample size and logged values are means too.
+        With `sandwich`, each point gets the whole batch; gradient, sample size and logged values are means over the
+        points. With `points_per_batch`, each gets a part of the batch, and they are sums; if there are fewer utterances
+        than points, it is as with `sandwich`, because all ranks must train the same parameters.
         """
         points = self.points_of_update(update_num)
         if len(points) == 1:
             outcome = super().train_step(
                 at_point(sample, points[0]), model, criterion, optimizer, update_num, ignore_grad
             )
+        elif self.cfg.points_per_batch > 1 and len(sample["id"]) >= len(points):
+            parts = _split_batch(sample, len(points))
+            inputs = [at_point(part, point) for part, point in zip(parts, points, strict=True)]
+            outcome = self._train_on_each(inputs, model, criterion, optimizer, update_num, ignore_grad)
         else:
-            outcome = self._train_at_each(points, sample, model, criterion, optimizer, update_num, ignore_grad)
+            inputs = [at_point(sample, point) for point in points]
+            objective = self.objective(criterion, len(points))
+            loss, size, log = self._train_on_each(inputs, model, objective, optimizer, update_num, ignore_grad)
+            # fairseq divides the gradient by the total sample size. Counting one point, not the sum over points, makes
+            # it the gradient of the mean loss.
+            outcome = loss, size / len(points), {name: total / len(points) for name, total in log.items()}
         self.drop_infinite_gradients(model, criterion, optimizer)
         # Recorded here, because `legacy_ddp` sets missing gradients to 0. They are the same on every rank.
         self._without_gradient = [parameter for parameter in model.parameters() if parameter.grad is None]
         return outcome
 
-    def _train_at_each(
+    def _train_on_each(
         self,
-        points: list[CompressionPoint],
-        sample: dict[str, Any],
+        inputs: list[dict[str, Any]],
         model: Any,
         criterion: Any,
         optimizer: Any,
         update_num: int,
         ignore_grad: bool,
     ) -> tuple[Tensor, Any, dict[str, Any]]:
-        objective = self.objective(criterion, len(points))
+        """Run the stock step on each of several inputs of one update, with the same masks for the same batch.
+
+        Returns the sums of losses, sample sizes and logged values.
+        """
         outcomes: list[tuple[Tensor, Any, dict[str, Any]]] = []
-        for point in points:
-            last = len(outcomes) == len(points) - 1
+        for each in inputs:
+            last = len(outcomes) == len(inputs) - 1
             with _shared_random_state(last), _gradient_exchange(model, last), _gradient_exchange(criterion, last):
-                inputs = at_point(sample, point)
-                outcomes.append(super().train_step(inputs, model, objective, optimizer, update_num, ignore_grad))
+                outcomes.append(super().train_step(each, model, criterion, optimizer, update_num, ignore_grad))
         losses, sizes, logs = zip(*outcomes, strict=True)
-        # fairseq divides the gradient by the total sample size. Counting one point, not the sum over points, makes it
-        # the gradient of the mean loss.
         names = dict.fromkeys(name for log in logs for name in log)
-        mean = {name: sum(log.get(name, 0) for log in logs) / len(points) for name in names}
-        return sum(losses), sum(sizes) / len(points), mean
+        return sum(losses), sum(sizes), {name: sum(log.get(name, 0) for log in logs) for name in names}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Run the stock step without changing parameters that have no gradient, for all backends and precisions.
@@ -263,6 +302,43 @@ def _checked_weights(cfg: Any) -> tuple[float, ...]:
             f"{len(cfg.points)} in task.points"
         )
     return weights
+
+
+def _check_sampling(cfg: Any) -> None:
+    """Raise `InputError` for invalid settings of the curriculum or of several points in a batch."""
+    curriculum, updates, parts = str(cfg.curriculum), cfg.curriculum_updates, cfg.points_per_batch
+    if updates < 0 or (updates > 0) != (curriculum != "none"):
+        allowed = "0 without a curriculum" if curriculum == "none" else f"1 or above with task.curriculum={curriculum}"
+        raise InputError(f"task.curriculum_updates is {updates}; it must be {allowed}")
+    if updates and cfg.layer_wise:
+        raise InputError(f"task.curriculum is {curriculum}; it must be none with task.layer_wise")
+    if parts < 1 or (parts > 1 and cfg.sandwich):
+        allowed = "1 with task.sandwich" if cfg.sandwich else "1 or above"
+        raise InputError(f"task.points_per_batch is {parts}; it must be {allowed}")
+
+
+def _split_batch(sample: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Split a batch into `count` parts of every `count`-th utterance.
+
+    Tensors and lists with an entry for each utterance are split, also nested ones; labels and utterances are counted
+    again.
+    """
+    utterances = len(sample["id"])
+
+    def part(value: Any, start: int) -> Any:
+        if isinstance(value, dict):
+            return {name: part(each, start) for name, each in value.items()}
+        if isinstance(value, Tensor | list) and len(value) == utterances:
+            return value[start::count]
+        return value
+
+    parts = [part(sample, start) for start in range(count)]
+    for each in parts:
+        if "nsentences" in each:
+            each["nsentences"] = len(each["id"])
+        if "target_lengths" in each:
+            each["ntokens"] = int(each["target_lengths"].sum())
+    return parts
 
 
 @contextlib.contextmanager

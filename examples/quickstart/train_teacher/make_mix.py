@@ -9,8 +9,8 @@ strings of one speaker. Debian's `flite` synthesizes speech from words of the pr
 corpus is trained on. With an aligner, prompts are also cut into words, which are joined to new sentences.
 
 Writes three training subsets as fairseq manifests, `short` (digits and short phrases, with which CTC leaves its blank
-plateau soonest), `mixed` (everything) and `last` (everything whose texts hardly repeat: each recording once, synthetic
-speech and new sentences), and for validation `dev` of the prompts and `dev_NAME` of each FOLDER of sentences.
+plateau soonest), `mixed` (everything) and `last` (everything but the joined prompts, which the network knows by heart
+by then), and for validation `dev` of the prompts and `dev_NAME` of each FOLDER of sentences.
 """
 
 import argparse
@@ -198,17 +198,17 @@ def main() -> None:
         digits = read_corpus(args.digits, "train") if args.digits else []
         speech = [clip for folder in args.speech for clip in read_corpus(folder, "train")]
         short = phrases(digits, 1.0, 5, 5, generator) + phrases(prompts, 1.5, 3, 3, generator)
-        repeated = phrases(prompts, args.prompt_hours, 12, 5, generator)
+        joined = phrases(prompts, args.prompt_hours, 12, 5, generator)
         varied = prompts + phrases(digits, 0.5, 8, 7, generator) + speech
         for _ in range(args.copies - 1):
-            repeated += [Clip(augment(clip.samples, generator), clip.text, clip.speaker) for clip in speech]
+            varied += [Clip(augment(clip.samples, generator), clip.text, clip.speaker) for clip in speech]
         if args.synthetic_hours:
             short += synthesize(texts, held_out, 0.2 * args.synthetic_hours, 4, args.seed, generator)
             varied += synthesize(texts, held_out, args.synthetic_hours, 12, args.seed + 1, generator)
         if args.aligner:
             varied += spliced(w2v_compress.load(args.aligner), prompts, held_out, args.spliced_hours, generator)
         write_subset(out, "short", short)
-        written = write_subset(out, "mixed", varied + repeated)
+        written = write_subset(out, "mixed", varied + joined)
         write_manifest(out, "last", written[: len(varied)], Units.letters())
         write_subset(out, "dev", dev)
         for name, clips in speech_dev.items():

@@ -41,7 +41,7 @@ stage() {
 from() { echo "+model.init_checkpoint=$1 ~model.w2v_args"; }
 
 # Short audio first, unmasked: CTC leaves its blank plateau after about 800 updates, and much later on all audio or with
-# masks. The last stage leaves out what repeats texts. ../teacher/ledger.md has the trials behind the settings.
+# masks. The last stage leaves out the joined prompts. ../teacher/README.md has the trials behind the settings.
 long=(dataset.max_tokens=960000 criterion._name=intermediate_ctc "+criterion.intermediate_layers=[3]")
 if [ -n "${FROM:-}" ]; then
   start=$(realpath "$FROM")
