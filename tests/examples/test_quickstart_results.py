@@ -249,7 +249,7 @@ def test_a_shipped_model_recognizes_prompts_at_every_point() -> None:
         assert character_errors([row["text"] for row in dev], texts).rate < 0.5
 
 
-@pytest.mark.parametrize("name", ["elastic_trials.json", "elastic_trials_first_teacher.json"])
+@pytest.mark.parametrize("name", ["elastic_trials.json", "elastic_trials_second_teacher.json", "elastic_trials_first_teacher.json"])
 def test_the_trials_of_the_elastic_student_are_the_recorded_ones(
     name: str, script: Callable[[str], ModuleType]
 ) -> None:
