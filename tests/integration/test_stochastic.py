@@ -181,8 +181,10 @@ def test_an_external_teacher_with_the_sandwich_rule(
 
 
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+@pytest.mark.parametrize("points", ["sandwich", "parts"])
 def test_two_processes_run_the_same_points_and_remain_equal(
     backend: str,
+    points: str,
     folder: Path,
     finetuning: tuple[str, ...],
     sampled: Callable[..., list[str]],
@@ -194,18 +196,26 @@ def test_two_processes_run_the_same_points_and_remain_equal(
 
     Upsampling for squeeze factors outside an update does not change.
     """
-    elastic = ["task.sandwich=1", "task.inplace_distillation_weight=0.5", "optimization.max_update=3"]
+    elastic = ["task.squeeze=[1,2,3]", "optimization.max_update=3"]
+    if points == "sandwich":
+        elastic += ["task.sandwich=1", "task.inplace_distillation_weight=0.5"]
+    else:
+        elastic += ["task.points_per_batch=3"]
     elastic += ["model.learned_upsampling=[2,3,4]", "model.layerdrop=0.2", "optimizer.weight_decay=0.1"]
     elastic += ["dataset.batch_size=5"]  # three batches per epoch: one process gets a dummy fourth batch
     # Without this epsilon Adam makes much of the rounding of gradients that are 0.
     elastic += ["optimizer.adam_eps=1"]
     (folder / "recording.py").write_text(RECORDING)
-    settings = [f"checkpoint.save_dir={folder / backend}", f"distributed_training.ddp_backend={backend}"]
+    settings = [f"checkpoint.save_dir={folder / points / backend}", f"distributed_training.ddp_backend={backend}"]
     program = [str(folder / "recording.py"), str(folder / "rank")]
     two_processes(program, *config(folder, *finetuning, *elastic, *settings))
     first, second = (torch.load(folder / f"rank{rank}", weights_only=True) for rank in (0, 1))
     assert first["points"] == second["points"]
-    assert first["points"] == [point for last in expected(3) for point in ("1,1,1", "4,2,2", last)]
+    space = CompressionSpace(squeeze=(1, 2, 3))
+    for update in range(3):
+        draws = [str(space.sample(3, update, 2, draw)) for draw in range(3)]
+        given = ["1,1,1", "3,2,2", draws[0]] if points == "sandwich" else draws
+        assert first["points"][3 * update : 3 * (update + 1)] == given
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
 
     sampled(*elastic, "optimization.update_freq=[2]")
