@@ -34,7 +34,7 @@ UNMASKED = ["model.apply_mask=false", "model.layerdrop=0"]
 STRAIGHT = [*AUTOCAST, *UNMASKED]
 INTERMEDIATE = ["criterion._name=intermediate_ctc", "+criterion.intermediate_layers=[3]"]
 HALF_RATE = "optimization.lr=[0.0005]"
-MUON = ["optimizer._name=muon", "model.layerdrop=0", "dataset.train_subset=last"]
+LAST_STAGE = [*AUTOCAST, *INTERMEDIATE, "optimizer._name=muon", "model.layerdrop=0", "dataset.train_subset=last"]
 TRIALS: dict[str, tuple[int, list[str]]] = {
     "none": (0, []),
     "squeeze 2": (800, SQUEEZE),
@@ -45,7 +45,7 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "squeeze 1, unmasked, frozen extractor": (640, [*STRAIGHT, "+model.feature_grad_mult=0"]),
     "squeeze 1, unmasked, intermediate CTC": (480, [*STRAIGHT, *INTERMEDIATE]),
     "squeeze 1, unmasked, fp32": (300, UNMASKED),
-    "muon, subset last": (480, [*AUTOCAST, *INTERMEDIATE, *MUON]),
+    "muon, subset last": (480, LAST_STAGE),
 }
 """Updates and settings of each trial; without updates, the checkpoint that the others start from."""
 COMMON = ["dataset.max_tokens=960000", "dataset.train_subset=mixed", "model.apply_mask=true", "model.layerdrop=0.05"]
