@@ -1,21 +1,16 @@
 """Train and validate at compression points: the base of the pre-training and fine-tuning tasks.
 
-Each update runs at one point, sampled uniformly from a space ("On-demand compute reduction with stochastic wav2vec
-2.0", Vyas et al. 2022, abstract) or by weights, or at several points that include the largest and the smallest (the
-sandwich rule of "Universally Slimmable Networks", Yu and Huang 2019, section 3.2).
+Each update runs at the points that `point_sampling` draws for it.
 """
 
 import contextlib
 import functools
 import inspect
-import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.logging.meters import safe_round
 from torch import Tensor, nn
@@ -23,73 +18,27 @@ from torch import Tensor, nn
 from ..compat.meters import derived_function
 from ..compat.optimizer import excluding_from_step
 from ..errors import InputError, prefixed
-from ..nn.compression import CompressionPoint, CompressionSpace, parse_points, savings
+from ..nn.compression import CompressionPoint, CompressionSpace, parse_points
 from ..nn.encoder import Encoder
 from .checked_data import CheckedDataConfig, CheckedDataTask
 from .finite_updates import FiniteUpdatesTask
+from .point_sampling import PointSampler, PointSamplingConfig
 
 Criterion = Callable[[Any, dict[str, Any]], tuple[Tensor, Any, dict[str, Any]]]
 """Signature of a fairseq criterion: model and batch -> loss, sample size, values to log."""
-CURRICULUM_CHOICES = ChoiceEnum(["none", "full_first", "squeezed_first"])
 COUNTS = ("ntokens", "nsentences")
 """Values that criterions log about the data, which are the same at every point."""
 
 
 @dataclass
-class CompressionConfig(CheckedDataConfig):
+class CompressionConfig(CheckedDataConfig, PointSamplingConfig):
     """Settings of tasks that train and validate at compression points."""
 
-    squeeze: list[int] = field(
-        default_factory=lambda: [1, 2, 3, 4], metadata={"help": "squeeze factors to sample from, 1 to 16, each once"}
-    )
-    query_pool: list[int] = field(
-        default_factory=lambda: [1, 2], metadata={"help": "query pooling factors to sample from, 1 to 16, each once"}
-    )
-    key_value_pool: list[int] = field(
-        default_factory=lambda: [1, 2],
-        metadata={"help": "key-value pooling factors to sample from, 1 to 16, each once"},
-    )
-    points: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "compression points S,Q,K to sample from, such as 2,1,1; replaces all combinations of the factors"
-        },
-    )
-    point_weights: list[float] = field(
-        default_factory=list,
-        metadata={"help": "relative probability of each of `points`, above 0; empty: all equal"},
-    )
-    curriculum: CURRICULUM_CHOICES = field(  # type: ignore[valid-type]
-        default="none",
-        metadata={
-            "help": "order in which points join the sampling during curriculum_updates: full_first (less to more "
-            "compressed), squeezed_first (more to less), or none (all from the start)"
-        },
-    )
-    curriculum_updates: int = field(
-        default=0, metadata={"help": "number of updates until all points are sampled; only with curriculum"}
-    )
-    points_per_batch: int = field(
-        default=1,
-        metadata={"help": "number of parts of each batch, each at a sampled point of its own; 1 or above"},
-    )
-    layer_wise: bool = field(
-        default=False, metadata={"help": "whether to sample the pooling factors of each layer independently"}
-    )
-    point: str = field(
-        default="", metadata={"help": "only compression point S,Q,K to train at, such as 2,1,1; empty: sample points"}
-    )
     valid_points: list[str] = field(
         default_factory=list,
         metadata={
             "help": "compression points S,Q,K to validate at, with metrics such as loss_s2_q1_k1; empty: `point`, or "
             "the default of the model"
-        },
-    )
-    sandwich: int = field(
-        default=0,
-        metadata={
-            "help": "number of points to sample in each update besides the largest and the smallest; 0: only one point"
         },
     )
 
@@ -103,27 +52,17 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
     def __init__(self, cfg: Any, **options: Any) -> None:
         """Set up the task. Raises `InputError`, with the field, for an invalid setting."""
         super().__init__(cfg, **options)
-        with prefixed("task.point"):
-            self.point = CompressionPoint.parse(cfg.point) if cfg.point else None
+        self._sampler = PointSampler(cfg)
         with prefixed("task.valid_points"):
             self.valid_points = parse_points(cfg.valid_points)
             if len(set(self.valid_points)) != len(self.valid_points):
                 raise InputError("it must list each point once")
-        with prefixed("task.points"):
-            parse_points(cfg.points)
-        self._space = _configured_space(cfg)
-        self._weights = _checked_weights(cfg)
         self._layers = 0  # number of layers of the network, set by build_model
         self._without_gradient: list[nn.Parameter] = []
-        if cfg.sandwich < 0:
-            raise InputError(f"task.sandwich is {cfg.sandwich}; it must be 0 or above")
-        if cfg.sandwich and self.compression_space().largest == self.compression_space().smallest:
-            raise InputError(f"task.sandwich is {cfg.sandwich}; it must be 0 with only one point")
-        _check_sampling(cfg)
 
     def compression_space(self) -> CompressionSpace:
         """Return the points to train at: the configured space, or the single `point`."""
-        return self._space if self.point is None else CompressionSpace(points=(self.point,))
+        return self._sampler.space
 
     def build_model(self, model_cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model. Raises `InputError` if it does not accept points, or not those of this task."""
@@ -135,9 +74,9 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
                 f"task={self.cfg._name} needs {self.models}"
             )
         encoder = next(module for module in model.modules() if isinstance(module, Encoder))
-        trained = "point" if self.point is not None else "points" if self._space.points else "squeeze"
-        for name, points in ((trained, self.compression_space().all_points()), ("valid_points", self.valid_points)):
-            with prefixed(f"task.{name}"):
+        checked = {self._sampler.setting: self._sampler.space.all_points(), "task.valid_points": self.valid_points}
+        for setting, points in checked.items():
+            with prefixed(setting):
                 for point in points:
                     encoder.pools_per_layer(point)
         self._layers = len(encoder.layers)
@@ -149,26 +88,7 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
         They depend only on the seed and the update, so they are equal on every rank, in each batch of the update, and
         after resuming.
         """
-        space, weights = self._sampled_from(update)
-        count = max(self.cfg.sandwich, self.cfg.points_per_batch)
-        draws = [space.sample(self.cfg.seed, update, self._layers, draw, weights) for draw in range(count)]
-        return [space.largest, space.smallest, *draws] if self.cfg.sandwich else draws
-
-    def _sampled_from(self, update: int) -> tuple[CompressionSpace, tuple[float, ...]]:
-        """Return the points to sample from, and their weights: during the curriculum, those that have joined."""
-        space, updates = self.compression_space(), self.cfg.curriculum_updates
-        weights = self._weights if self.point is None else ()
-        if update >= updates:
-            return space, weights
-        points = space.all_points()
-        order = sorted(
-            range(len(points)),
-            key=lambda index: savings(points[index]),
-            reverse=str(self.cfg.curriculum) == "squeezed_first",
-        )
-        joined = order[: 1 + update * len(points) // updates]
-        space = CompressionSpace(points=tuple(points[index] for index in joined))
-        return space, tuple(weights[index] for index in joined) if weights else ()
+        return self._sampler.points(update, self._layers)
 
     def objective(self, criterion: Criterion, points: int) -> Criterion:
         """Return the objective of each of `points` points of a batch: its part of the mean loss."""
@@ -248,7 +168,7 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple[Tensor, Any, dict[str, Any]]:
         """Run the stock step at each of `valid_points`; loss and sample size are those of the first."""
         if not self.valid_points:
-            return super().valid_step(at_point(sample, self.point), model, criterion)
+            return super().valid_step(at_point(sample, self._sampler.point), model, criterion)
         outcomes = []
         for index, point in enumerate(self.valid_points):
             with _shared_random_state(index == len(self.valid_points) - 1):
@@ -282,39 +202,6 @@ class CompressionTask(CheckedDataTask, FiniteUpdatesTask):
 def at_point(sample: dict[str, Any], point: CompressionPoint | None) -> dict[str, Any]:
     """Return the batch with `point` as an input of the network; None means the default of the model."""
     return sample if point is None else {**sample, "net_input": {**sample["net_input"], "point": point}}
-
-
-def _configured_space(cfg: Any) -> CompressionSpace:
-    """Return the space of the task's settings. Errors name the task's fields, which are those of the space."""
-    lists = {name: list(getattr(cfg, name)) for name in ("squeeze", "query_pool", "key_value_pool", "points")}
-    try:
-        return CompressionSpace.from_dict(lists | {"layer_wise": cfg.layer_wise})
-    except InputError as error:
-        raise InputError(re.sub(r"^compression space: `(\w+)`", r"task.\1", str(error))) from None
-
-
-def _checked_weights(cfg: Any) -> tuple[float, ...]:
-    """Return `point_weights`. Raises `InputError` unless there is none, or one finite value above 0 for each point."""
-    weights = tuple(cfg.point_weights)
-    if weights and (len(weights) != len(cfg.points) or not all(0 < weight < math.inf for weight in weights)):
-        raise InputError(
-            f"task.point_weights is {list(weights)}; it must be empty or have a finite value above 0 for each of the "
-            f"{len(cfg.points)} in task.points"
-        )
-    return weights
-
-
-def _check_sampling(cfg: Any) -> None:
-    """Raise `InputError` for invalid settings of the curriculum or of several points in a batch."""
-    curriculum, updates, parts = str(cfg.curriculum), cfg.curriculum_updates, cfg.points_per_batch
-    if updates < 0 or (updates > 0) != (curriculum != "none"):
-        allowed = "0 without a curriculum" if curriculum == "none" else f"1 or above with task.curriculum={curriculum}"
-        raise InputError(f"task.curriculum_updates is {updates}; it must be {allowed}")
-    if updates and cfg.layer_wise:
-        raise InputError(f"task.curriculum is {curriculum}; it must be none with task.layer_wise")
-    if parts < 1 or (parts > 1 and cfg.sandwich):
-        allowed = "1 with task.sandwich" if cfg.sandwich else "1 or above"
-        raise InputError(f"task.points_per_batch is {parts}; it must be {allowed}")
 
 
 def _split_batch(sample: dict[str, Any], count: int) -> list[dict[str, Any]]:
