@@ -1,11 +1,13 @@
 """Create the models of examples/models: the teacher in int8, and the elastic student in int8 with a stored sweep.
 
-    python examples/quickstart/ship_models.py ELASTIC.pt OUT [--speech FOLDER]...
+    python examples/quickstart/ship_models.py ELASTIC.pt OUT [--separate SEPARATE.pt] [--speech FOLDER]...
 
 ELASTIC.pt is a checkpoint of the elastic student, of `make demo` or train_elastic.sh. Both models are calibrated on the
 training prompts, and evaluated on the dev split of the prompts and of each FOLDER, a corpus with `utterances.csv`
-(path, text, split, optional gender and age). The sweep is measured on the dev prompts. Writes the models, a model card
-for each, and models.json with the figures of the cards.
+(path, text, split, optional gender and age). The sweep is measured on the dev prompts. The full point of the elastic
+student is compared with SEPARATE.pt, a student of the same depth that train_elastic.sh trained without compression, on
+the same utterances and the test prompts. Writes the models, a model card for each, and models.json with the figures of
+the cards.
 """
 
 import argparse
@@ -27,11 +29,12 @@ from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import compute_device, markdown_table
 from w2v_compress.evaluation.sweep import sweep
-from w2v_compress.evaluation.wer import ErrorCounts, error_rate
+from w2v_compress.evaluation.wer import ErrorCounts, compare, error_rate
 from w2v_compress.files import write_json, write_text
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.model_file.storage import store_sweep
 from w2v_compress.model_file.tensor_file import describe_model
+from w2v_compress.papers.seeds import mean_and_interval
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
@@ -73,23 +76,51 @@ def read_dev(folder: Path) -> DevSet:
     return DevSet(utterances, groups)
 
 
-def evaluate_groups(recognizer: Recognizer, sets: Sequence[DevSet], point: str) -> dict[str, Any]:
-    """Return WER and CER at `point` for each group."""
-    rows = {}
+Counts = dict[str, dict[str, ErrorCounts]]
+"""Counts of word and character errors ("wer", "cer") of each group of utterances."""
+
+
+def count_errors(recognizer: Recognizer, sets: Sequence[DevSet], point: str) -> Counts:
+    """Return the errors at `point` in each group."""
+    counts: Counts = {}
     for dev in sets:
         with progress_bar(f"Evaluating at {point}: {next(iter(dev.groups))}") as progress:
             report = evaluate(recognizer, dev.utterances, point=point, seed=SEED, progress=progress)
+        both = {"wer": report.word_counts, "cer": report.character_counts}
         for name, chosen in dev.groups.items():
-            counts = {"wer": report.word_counts, "cer": report.character_counts}
-            rates = {
-                rate: dataclasses.asdict(
-                    error_rate(ErrorCounts(every.errors[chosen], every.lengths[chosen]), seed=SEED)
-                )
-                for rate, every in counts.items()
+            counts[name] = {
+                unit: ErrorCounts(every.errors[chosen], every.lengths[chosen]) for unit, every in both.items()
             }
+    return counts
+
+
+def rates(counts: Counts, sets: Sequence[DevSet]) -> dict[str, Any]:
+    """Return WER and CER of each group, with its size."""
+    rows = {}
+    for dev in sets:
+        for name, chosen in dev.groups.items():
             hours = sum(dev.utterances[index].seconds for index in chosen) / 3600
-            rows[name] = {"utterances": len(chosen), "hours": hours, **rates}
+            each = {unit: dataclasses.asdict(error_rate(every, seed=SEED)) for unit, every in counts[name].items()}
+            rows[name] = {"utterances": len(chosen), "hours": hours, **each}
     return rows
+
+
+def compare_depth(separate: Path, elastic: Recognizer, data: Path, out: Path, sets: Sequence[DevSet]) -> dict[str, Any]:
+    """Return the WER of the elastic student at its full point and of a separate one, both int8, and the differences."""
+    exported, model = out / "separate.safetensors", out / "separate-int8.safetensors"
+    export_checkpoint(separate, exported)
+    quantize(exported, model, data, "separate student")
+    full = str(elastic.header.space.largest)
+    of_elastic = count_errors(elastic, sets, full)
+    of_separate = count_errors(load_in_file_precision(model), sets, full)
+    return {
+        name: {
+            "separate": dataclasses.asdict(error_rate(of_separate[name]["wer"], seed=SEED)),
+            "elastic": dataclasses.asdict(error_rate(of_elastic[name]["wer"], seed=SEED)),
+            "difference": dataclasses.asdict(compare(of_separate[name]["wer"], of_elastic[name]["wer"], seed=SEED)),
+        }
+        for name in of_elastic
+    }
 
 
 def card(name: str, model: Path, figures: dict[str, Any], machine: dict[str, Any]) -> str:
@@ -98,32 +129,54 @@ def card(name: str, model: Path, figures: dict[str, Any], machine: dict[str, Any
     text = (CARDS / f"{name}.txt").read_text(encoding="utf-8").rstrip()
     size = f"{description['parameters'] / 1e6:.2f}M parameters, {description['bytes'] / 1e6:.2f} MB"
     parts = [f"# Model card: {name}\n\n{size}, {description['precision']}.\n\n{text}\n"]
-    for point, groups in figures["dev"].items():
-        lines = [
-            [group, str(each["utterances"]), f"{each['hours']:.2f}", percent(each["wer"]), percent(each["cer"])]
-            for group, each in groups.items()
-        ]
-        heading = f"## Error rates on dev at {point}"
-        parts.append(f"{heading}\n\n{markdown_table(['dev set', 'utterances', 'hours', 'WER', 'CER'], lines)}")
+    parts += [f"## Error rates on dev at {point}\n\n{rates_table(groups)}" for point, groups in figures["dev"].items()]
     if stored := figures.get("sweep"):
-        lines = [
-            [
-                row["point"],
-                f"{100 * row['wer']:.1f}%",
-                f"{1000 * row['real_time_factor']:.1f}",
-                f"{1e-9 * row['macs_per_second']:.2f}",
-            ]
-            for row in stored
-        ]
-        columns = ["point", "WER, dev prompts", "ms per s of audio", "GMAC per s"]
         parts.append(
             f"## Stored sweep\n\nGreedy decoding of the dev prompts; batch 1, {compute_device(machine)}.\n\n"
-            f"{markdown_table(columns, lines)}"
+            f"{sweep_table(stored)}"
+        )
+    if compared := figures.get("separate"):
+        parts.append(
+            "## Against a separate student\n\nA student of the same depth, trained in the same way but without "
+            "compression, against the elastic one at its full point; both in int8. WER, and its difference in "
+            f"percentage points.\n\n{separate_table(compared)}"
         )
     return "\n".join(parts)
 
 
-def run(elastic: Path, out: Path, folders: list[Path]) -> None:
+def rates_table(groups: dict[str, Any]) -> str:
+    """Format the error rates of each group at one point."""
+    lines = [
+        [group, str(each["utterances"]), f"{each['hours']:.2f}", percent(each["wer"]), percent(each["cer"])]
+        for group, each in groups.items()
+    ]
+    return markdown_table(["dev set", "utterances", "hours", "WER", "CER"], lines)
+
+
+def sweep_table(stored: list[dict[str, Any]]) -> str:
+    """Format the stored sweep."""
+    lines = [
+        [
+            row["point"],
+            f"{100 * row['wer']:.1f}%",
+            f"{1000 * row['real_time_factor']:.1f}",
+            f"{1e-9 * row['macs_per_second']:.2f}",
+        ]
+        for row in stored
+    ]
+    return markdown_table(["point", "WER, dev prompts", "ms per s of audio", "GMAC per s"], lines)
+
+
+def separate_table(compared: dict[str, Any]) -> str:
+    """Format the comparison with a separate student."""
+    lines = [
+        [group, percent(each["separate"]), percent(each["elastic"]), " ".join(mean_and_interval(each["difference"]))]
+        for group, each in compared.items()
+    ]
+    return markdown_table(["speech", "separate", "elastic", "difference"], lines)
+
+
+def run(elastic: Path, separate: Path | None, out: Path, folders: list[Path]) -> None:
     """Create and measure the models, and write them with their cards."""
     data = out / "data"
     if not (data / "dev.tsv").exists():
@@ -147,7 +200,11 @@ def run(elastic: Path, out: Path, folders: list[Path]) -> None:
             stored = report.to_store("dev prompts")
             store_sweep(model, stored)
             figures["sweep"] = stored.to_dict()["points"]
-        figures["dev"] = {str(point): evaluate_groups(recognizer, sets, str(point)) for point in points}
+        figures["dev"] = {str(point): rates(count_errors(recognizer, sets, str(point)), sets) for point in points}
+        if separate and len(points) > 1:
+            test = list(read_manifest(data, "test"))
+            held_out = [DevSet(test, {"prompts, test": list(range(len(test)))}), *sets]
+            figures["separate"] = compare_depth(separate, recognizer, data, out, held_out)
         results[name] = {**describe_model(model), **figures}
         write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
     write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": results})
@@ -157,10 +214,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("elastic", type=Path, help="checkpoint of the elastic student")
     parser.add_argument("out", type=Path, help="folder for intermediate files")
+    parser.add_argument("--separate", type=Path, help="checkpoint of a separate student to compare with")
     parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus to evaluate on; repeatable")
     args = parser.parse_args()
     try:
-        run(args.elastic, args.out.resolve(), args.speech)
+        run(args.elastic, args.separate, args.out.resolve(), args.speech)
     except (OSError, KeyError, ValueError, InputError) as error:
         sys.exit(f"ship_models: {error}")
 

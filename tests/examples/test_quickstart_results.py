@@ -4,6 +4,9 @@ import csv
 import dataclasses
 import html
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +18,9 @@ import pytest
 
 import w2v_compress
 from w2v_compress.data.manifest import Utterance
+from w2v_compress.data.prepare import prepare
 from w2v_compress.evaluation.wer import ErrorCounts, Interval, character_errors
+from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.model_file.sweep import Sweep, SweptPoint
 from w2v_compress.model_file.tensor_file import read_header
@@ -237,6 +242,46 @@ def test_shipped_models_are_small_and_described() -> None:
     assert [swept.point for swept in sweep.points] == read_header(
         MODELS / "prompts-elastic.safetensors"
     ).space.all_points()
+
+
+def test_the_model_cards_show_the_recorded_figures(script: Callable[[str], ModuleType]) -> None:
+    recorded = json.loads((MODELS / "models.json").read_text(encoding="utf-8"))
+    for name, figures in recorded["models"].items():
+        model = MODELS / f"{name}.safetensors"
+        card = script("ship_models").card(name, model, figures, recorded["machine"])
+        assert card == model.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_both_students_of_the_shipped_models_train_on_a_mix(tmp_path: Path) -> None:
+    """Two updates on 60 prompts; the elastic student has the points of elastic.yaml, the separate one has none."""
+    with open(QUICKSTART / "corpus" / "utterances.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"][:64]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    with open(folder / "utterances.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "text", "split"])
+        for index, row in enumerate(rows):
+            writer.writerow([QUICKSTART / "corpus" / row["path"], row["text"], "last" if index < 60 else "dev"])
+    prepare("csv", folder, tmp_path / "mix")
+    script = QUICKSTART / "train_elastic.sh"
+    environment = {**os.environ, "UPDATES": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    running = [
+        subprocess.Popen(["bash", script, tmp_path, *name], env=environment, stdout=subprocess.DEVNULL)
+        for name in ([], ["separate"])
+    ]
+    assert [each.wait() for each in running] == [0, 0]
+    models = {}
+    for name in ("elastic", "separate"):
+        export_checkpoint(tmp_path / name / "checkpoint_last.pt", models.setdefault(name, tmp_path / f"{name}.st"))
+    headers = {name: read_header(model) for name, model in models.items()}
+    assert len(headers["elastic"].space.all_points()) == 6
+    assert headers["separate"].space.all_points() == [CompressionPoint()]
+    assert headers["elastic"].architecture.encoder_layers == headers["separate"].architecture.encoder_layers == 4
+
+    unknown = subprocess.run(["bash", script, tmp_path, "other"], env=environment, capture_output=True, text=True)
+    assert unknown.returncode == 1
+    assert unknown.stderr == "train_elastic.sh: the student is other; it must be elastic or separate\n"
 
 
 def test_a_shipped_model_recognizes_prompts_at_every_point() -> None:
