@@ -137,8 +137,8 @@ def card(name: str, model: Path, figures: dict[str, Any], machine: dict[str, Any
         )
     if compared := figures.get("separate"):
         parts.append(
-            "## Against a separate student\n\nA student of the same depth, trained in the same way but without "
-            "compression, against the elastic one at its full point; both in int8. WER, and its difference in "
+            "## Against a separate student\n\nWER of a student of the same depth, trained in the same way but without "
+            "compression, and of the elastic one at its full\npoint; both in int8, one seed. The difference is in "
             f"percentage points.\n\n{separate_table(compared)}"
         )
     return "\n".join(parts)
