@@ -52,6 +52,7 @@ def check(architecture: Architecture, samples: int, point: CompressionPoint) -> 
         {},
         {"extractor_mode": "default", "conv_bias": False, "layer_norm_first": False, "conv_pos": 15},
         {"learned_upsampling": (2, 3, 4), "conv_layers": ((16, 10, 5), (32, 8, 4), (16, 1, 1), (32, 4, 4), (32, 4, 4))},
+        {"centered_positions": True},
     ],
 )
 def test_small_networks(

@@ -38,8 +38,9 @@ def session(path: Path) -> Callable[[np.ndarray, np.ndarray], Any]:
         ("large", True, "1,1,1", {}),
         ("base", False, "3,2,1", {}),
         ("base", True, "2,1,2", {"learned_upsampling": (2,), "conv_pos": 15}),
+        ("base", False, "3,2,1", {"centered_positions": True}),
     ],
-    ids=["layer-norm", "group-norm", "learned-upsampling"],
+    ids=["layer-norm", "group-norm", "learned-upsampling", "centred-positions"],
 )
 def test_logits_equal_those_of_the_recognizer(
     like: str,

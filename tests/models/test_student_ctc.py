@@ -67,6 +67,17 @@ def test_layers_can_be_listed(teacher):
         assert torch.equal(ours[name.format(index)], state[name.format(layer)])
 
 
+def test_centred_positions_change_squeezed_points_only(teacher):
+    path, _ = teacher
+    first = StudentCtc.build_model(config(path), task()).eval()
+    centred = StudentCtc.build_model(config(path, centered_positions=True), task()).eval()
+    audio = torch.randn(2, 5000)
+    for squeeze, same in ((1, True), (2, True), (3, False), (4, False)):
+        point = CompressionPoint(squeeze)
+        assert torch.equal(*(model(audio, point=point)["encoder_out"] for model in (first, centred))) == same
+    assert centred.w2v_encoder.architecture.centered_positions
+
+
 def test_learned_upsampling_starts_as_repetition(teacher):
     path, _ = teacher
     repeating = StudentCtc.build_model(config(path), task()).eval()

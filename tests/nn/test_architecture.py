@@ -29,6 +29,7 @@ from w2v_compress.nn.architecture import (
         ("conv_layers", ((512, 10),), "`conv_layers` is"),
         ("conv_layers", ((512, 10, 0),), "each at least 1"),
         ("layer_norm_first", "yes", "`layer_norm_first` is 'yes'; it must be true or false"),
+        ("centered_positions", 1, "`centered_positions` is 1; it must be true or false"),
     ],
 )
 def test_an_invalid_value_raises_an_error_with_the_field(field, value, message):
@@ -37,7 +38,7 @@ def test_an_invalid_value_raises_an_error_with_the_field(field, value, message):
 
 
 def test_architectures_round_trip_through_dictionaries_and_fairseq_settings():
-    for architecture in ARCHITECTURES.values():
+    for architecture in (*ARCHITECTURES.values(), Architecture(centered_positions=True)):
         assert Architecture.from_dict(architecture.to_dict()) == architecture
         settings = architecture.to_fairseq()
         assert Architecture.from_fairseq(settings, num_units=architecture.num_units) == architecture

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -37,6 +37,7 @@ ARCHITECTURES = {
     ),
 }
 LEARNED = dataclasses.replace(BASE, learned_upsampling=(2, 3))
+CENTERED = dataclasses.replace(BASE, centered_positions=True)
 LAYERED = [CompressionPoint.parse(text) for text in ("1,1:2:3,2:1:1", "2,3:1:2,1:2:4", "3,1:1:2,2")]
 GRID = [CompressionPoint(*factors) for factors in itertools.product((1, 2, 3, 4), (1, 2, 3), (1, 2, 3))]
 POINTS = [*GRID, *LAYERED]
@@ -117,12 +118,12 @@ def slow_layer(of: Functional, prefix: str, x: Tensor, shape: Architecture, quer
     return norm(of, f"{prefix}final_layer_norm", x + feed_forward(x))
 
 
-def slow_positions(of: Functional, x: Tensor, kernel: int, groups: int) -> Tensor:
-    """Compute the positional convolution at the full rate, tap by tap: `(time, channels)` -> the same shape."""
+def slow_positions(of: Functional, x: Tensor, kernel: int, groups: int, times: Iterable[int]) -> Tensor:
+    """Compute the positional convolution at `times`, tap by tap: `(time, channels)` -> `(times, channels)`."""
     direction = of("pos_conv.0.weight_v")
     weight = of("pos_conv.0.weight_g") * direction / direction.norm(dim=(0, 1), keepdim=True)
     outputs = []
-    for time in range(len(x)):
+    for time in times:
         out = of("pos_conv.0.bias")
         for tap in range(kernel):
             frame = time + tap - kernel // 2
@@ -136,8 +137,9 @@ def slow_positions(of: Functional, x: Tensor, kernel: int, groups: int) -> Tenso
 def slow_encoder(of: Functional, x: Tensor, shape: Architecture, point: CompressionPoint) -> Tensor:
     """Encode one utterance: `(time, channels)` -> the same shape."""
     squeeze, time = point.squeeze, len(x)
-    positions = F.gelu(slow_positions(of, x, shape.conv_pos, shape.conv_pos_groups))
-    x = means(x, squeeze) + positions[::squeeze]
+    centre = (squeeze - 1) // 2 if shape.centered_positions else 0  # of the frames that are squeezed together
+    times = range(centre, time + centre, squeeze)
+    x = means(x, squeeze) + F.gelu(slow_positions(of, x, shape.conv_pos, shape.conv_pos_groups, times))
     if not shape.layer_norm_first:
         x = norm(of, "layer_norm", x)
     for layer, (query_pool, key_pool) in enumerate(point.pools_per_layer(shape.encoder_layers)):
@@ -186,9 +188,8 @@ def test_a_pooled_layer_equals_the_reference_in_a_padded_batch(name: str, pools:
 
 @torch.no_grad()
 @pytest.mark.parametrize("point", SOME, ids=str)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_encoder_equals_the_reference(name: str, point: CompressionPoint):
-    shape = ARCHITECTURES[name]
+@pytest.mark.parametrize("shape", [*ARCHITECTURES.values(), CENTERED], ids=[*ARCHITECTURES, "centred positions"])
+def test_the_encoder_equals_the_reference(shape: Architecture, point: CompressionPoint):
     encoder = model_of(shape).w2v_model.encoder
     of, _ = in_float64(encoder)
     lengths = torch.tensor(TIMES)
@@ -209,7 +210,11 @@ def gradients(outputs: Tensor, weighting: Tensor, parameters: dict[str, Tensor])
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("point", [CompressionPoint(1), CompressionPoint(2, 3, 2), *LAYERED[:2]], ids=str)
-@pytest.mark.parametrize("shape", [*ARCHITECTURES.values(), LEARNED], ids=[*ARCHITECTURES, "learned upsampling"])
+@pytest.mark.parametrize(
+    "shape",
+    [*ARCHITECTURES.values(), LEARNED, CENTERED],
+    ids=[*ARCHITECTURES, "learned upsampling", "centred positions"],
+)
 def test_gradients_equal_the_reference(shape: Architecture, point: CompressionPoint, padded: bool):
     """Gradients of the parameters and of the input of the encoder, in float64."""
     encoder = model_of(shape).w2v_model.encoder.double()
@@ -253,7 +258,11 @@ def test_learned_upsampling_equals_the_reference():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [*ARCHITECTURES.values(), LEARNED], ids=[*ARCHITECTURES, "learned upsampling"])
+@pytest.mark.parametrize(
+    "shape",
+    [*ARCHITECTURES.values(), LEARNED, CENTERED],
+    ids=[*ARCHITECTURES, "learned upsampling", "centred positions"],
+)
 def test_logits_in_a_mixed_batch_equal_those_of_single_utterances(shape: Architecture):
     """At all points, with all remainders of the frame counts; the shortest utterance has one frame."""
     model = model_of(shape)

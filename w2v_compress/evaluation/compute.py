@@ -62,6 +62,8 @@ def count_compute(architecture: Architecture, samples: int, point: CompressionPo
     ]
     # The convolution runs over the padding on both sides too; an even kernel yields one extra frame, which is dropped.
     padded = time + 2 * (architecture.conv_pos // 2)
+    if architecture.position_shift(point.squeeze):  # one group more, which is dropped
+        padded += point.squeeze
     positions = (padded - architecture.conv_pos) // point.squeeze + 1
     learned = point.squeeze if point.squeeze in architecture.learned_upsampling else 0
     return Compute(

@@ -17,7 +17,7 @@ from ..interop.fairseq_checkpoint import read_initial
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import CompressionPoint
 from ..nn.options import TrainingOptions
-from .ctc import CtcConfig, CtcModel, check_normalization, upsampling_fields
+from .ctc import CtcConfig, CtcModel, check_normalization, elastic_fields
 
 logger = logging.getLogger(__name__)
 HEAD = ("proj.weight", "proj.bias")
@@ -57,7 +57,7 @@ class CompressedCtc(CtcModel):
         header = initial.model.header
         check_normalization(header, task, cfg.w2v_path)
         symbols = tuple(task.target_dictionary.symbols)
-        architecture = replace(header.architecture, num_units=len(symbols), **upsampling_fields(cfg, header))
+        architecture = replace(header.architecture, num_units=len(symbols), **elastic_fields(cfg, header))
         network = AcousticModel(architecture, options=options)
         own = network.state_dict()
         state = {name: tensor for name, tensor in own.items() if name.startswith(UPSAMPLING)} | initial.model.state

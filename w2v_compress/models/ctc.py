@@ -45,6 +45,13 @@ class CtcConfig(FairseqDataclass):
             "ignored if the initial checkpoint has learned upsampling"
         },
     )
+    centered_positions: bool = field(
+        default=False,
+        metadata={
+            "help": "centre the window of the positional convolution on the frames that are squeezed together; on if "
+            "the initial checkpoint has it"
+        },
+    )
 
     dropout: float = field(
         default=0.0,
@@ -240,14 +247,15 @@ class CtcModel(Wav2VecCtc):
         return FeatureMasks(*masks)
 
 
-def upsampling_fields(cfg: CtcConfig, initial: Header) -> dict[str, Any]:
-    """Return the fields of `Architecture` that add the learned upsampling of `cfg` to the network of `initial`.
+def elastic_fields(cfg: CtcConfig, initial: Header) -> dict[str, Any]:
+    """Return the fields of `Architecture` that `cfg` adds to the network of `initial`: upsampling, centred positions.
 
-    It starts as repetition, so the network has the same output. Empty if that network has learned upsampling already.
+    Learned upsampling starts as repetition, so the network has the same output; that of the initial network is kept.
     """
-    if not cfg.learned_upsampling or initial.architecture.learned_upsampling:
-        return {}
-    return {"learned_upsampling": tuple(cfg.learned_upsampling), "upsampling_activation": "none"}
+    fields: dict[str, Any] = {"centered_positions": cfg.centered_positions or initial.architecture.centered_positions}
+    if cfg.learned_upsampling and not initial.architecture.learned_upsampling:
+        fields |= {"learned_upsampling": tuple(cfg.learned_upsampling), "upsampling_activation": "none"}
+    return fields
 
 
 def check_units_and_normalization(header: Header, task: FairseqTask, name: str) -> None:

@@ -27,6 +27,10 @@ class StochasticSewConfig(PretrainingConfig):
         default="none",
         metadata={"help": "activation after learned upsampling: gelu, as in SEW, or none, which starts as repetition"},
     )
+    centered_positions: bool = field(
+        default=False,
+        metadata={"help": "centre the window of the positional convolution on the frames that are squeezed together"},
+    )
 
 
 @register_model("stochastic_sew", dataclass=StochasticSewConfig)

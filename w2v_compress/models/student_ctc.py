@@ -20,7 +20,7 @@ from ..model_file.storage import ModelFile
 from ..nn.acoustic_model import AcousticModel
 from ..nn.compression import CompressionPoint
 from ..nn.options import TrainingOptions
-from .ctc import CtcConfig, CtcModel, check_units_and_normalization, upsampling_fields
+from .ctc import CtcConfig, CtcModel, check_units_and_normalization, elastic_fields
 
 LAYER_SELECTION_CHOICES = ChoiceEnum(SELECTIONS)
 LAYER_SHAPE = ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads")
@@ -99,7 +99,7 @@ def _build_student(
     shape = initial.header.architecture
     widths = {name: getattr(cfg, name) or getattr(shape, name) for name in LAYER_SHAPE}
     architecture = dataclasses.replace(
-        shape, encoder_layers=len(layers), **widths, **upsampling_fields(cfg, initial.header)
+        shape, encoder_layers=len(layers), **widths, **elastic_fields(cfg, initial.header)
     )
     network = AcousticModel(architecture, options=options)
     state = initial_weights(

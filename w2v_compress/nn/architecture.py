@@ -43,6 +43,9 @@ On processors with AMX, oneDNN 3.12, which torch and OpenVINO use, computes wron
 kernels of 8 or more. Zeros fill up the groups of narrower networks.
 """
 
+ELASTIC_FIELDS = ("learned_upsampling", "upsampling_activation", "centered_positions")
+"""Fields of `Architecture` that fairseq's `wav2vec2` does not have."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -81,6 +84,9 @@ class Architecture:
     upsampling_activation: Literal["gelu", "none"] = "gelu"
     """Activation after the upsampling layers: `gelu` as in SEW, or `none` for linear layers, which are initialized to
     repetition."""
+    centered_positions: bool = False
+    """Whether the window of the positional convolution is centred on the frames that are squeezed together, rather than
+    on the first of them, as in SEW. Without squeezing there is no difference."""
     num_units: int = 32
     """Number of output classes, including the CTC blank."""
 
@@ -102,7 +108,7 @@ class Architecture:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"architecture: `{name}` is {value!r}; it must be a whole number of at least 1")
-        for name in ("conv_bias", "layer_norm_first"):
+        for name in ("conv_bias", "layer_norm_first", "centered_positions"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"architecture: `{name}` is {getattr(self, name)!r}; it must be true or false")
         for name, allowed in ALLOWED_VALUES:
@@ -132,21 +138,16 @@ class Architecture:
     def to_fairseq(self) -> dict[str, Any]:
         """Return the settings of the fairseq model that builds this network.
 
-        The model is fairseq's `wav2vec2`, or this project's `stochastic_sew` if upsampling is learned. `num_units` is
-        left out: fairseq takes it from the dictionary of the task.
+        The model is fairseq's `wav2vec2`, or this project's `stochastic_sew` if upsampling is learned or positions are
+        centred. `num_units` is left out: fairseq takes it from the dictionary of the task.
         """
         settings = self.to_dict()
         del settings["num_units"]
         layers = settings.pop("conv_layers")
-        factors = list(settings.pop("learned_upsampling"))
-        activation = settings.pop("upsampling_activation")
+        elastic = {name: settings.pop(name) for name in ELASTIC_FIELDS}
         network: dict[str, Any] = {"_name": "wav2vec2"}
-        if factors:
-            network = {
-                "_name": "stochastic_sew",
-                "learned_upsampling": factors,
-                "upsampling_activation": activation,
-            }
+        if elastic["learned_upsampling"] or elastic["centered_positions"]:
+            network = {"_name": "stochastic_sew", **elastic, "learned_upsampling": list(elastic["learned_upsampling"])}
         return network | {"conv_feature_layers": repr([tuple(layer) for layer in layers]), **settings}
 
     @classmethod
@@ -178,6 +179,10 @@ class Architecture:
                 f"{', '.join(map(str, self.learned_upsampling))}; it must be one of these or 1"
             )
         return point.pools_per_layer(self.encoder_layers)
+
+    def position_shift(self, squeeze: int) -> int:
+        """Return the distance, in frames, from the first of `squeeze` frames to the centre of the positional window."""
+        return (squeeze - 1) // 2 if self.centered_positions else 0
 
     @property
     def has_group_norm(self) -> bool:

@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         pools = self.pools_per_layer(point)
         if lengths is not None:  # keep padding out of the positional convolution
             x = x.masked_fill(~valid_mask(lengths, time).unsqueeze(-1), 0)
-        x = mean_pool(x, squeeze, lengths) + F.gelu(self.pos_conv[0](x, squeeze))
+        x = mean_pool(x, squeeze, lengths) + F.gelu(self._positions(x, squeeze))
         if lengths is not None:
             lengths = pooled_length(lengths, squeeze)
         if not self.layer_norm_first:
@@ -145,6 +145,15 @@ class Encoder(nn.Module):
         if self.layer_norm_first:
             x = self.layer_norm(x)
         return self._upsample(x, squeeze, time), hidden
+
+    def _positions(self, x: Tensor, squeeze: int) -> Tensor:
+        """Return the positional convolution of each group of `squeeze` frames, `(batch, groups, channels)`."""
+        positions: Tensor
+        if shift := self.architecture.position_shift(squeeze):  # one group more, which is dropped
+            positions = self.pos_conv[0](F.pad(x, (0, 0, squeeze - shift, shift)), squeeze)[:, 1:]
+        else:
+            positions = self.pos_conv[0](x, squeeze)
+        return positions
 
     def pools_per_layer(self, point: CompressionPoint) -> list[tuple[int, int]]:
         """Return (query pooling, key-value pooling) of each layer; errors as `Architecture.pools_per_layer`."""

@@ -38,6 +38,7 @@ ARCHITECTURES = {
     "linear upsampling, equal widths, odd kernel": dataclasses.replace(
         SMALL, encoder_embed_dim=32, conv_pos=15, learned_upsampling=(2, 3), upsampling_activation="none"
     ),
+    "centred positions": dataclasses.replace(SMALL, centered_positions=True),
 }
 POINTS = ("1,1,1", "2,1,1", "1,2,3", "2,1:2:3,2:1:4", "3,1,2", "4,3,1")
 LENGTHS = (400, 719, 16_000, 33_333, 70_001)

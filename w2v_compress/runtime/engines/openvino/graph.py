@@ -23,6 +23,8 @@ from .weights import Weights
 MASKED = -1e9
 """Added to the score of a padded key: effectively zero probability, and finite in bf16."""
 LEVELS = 256
+LAST = np.iinfo(np.int64).max
+"""End of a slice that reaches to the end of an axis."""
 FRAMES, GROUPS = "frames", "groups"
 """The two frame rates of a network: before and after squeezing."""
 Value: TypeAlias = Node | Output
@@ -141,7 +143,9 @@ class GraphBuilder:
             scale = _reshape(self.weights.floating(f"{POSITIONAL}.weight_scale"), groups, -1, 1, 1)
             weight = ops.multiply(ops.convert(self.weights.constant(f"{POSITIONAL}.weight"), "f32"), scale)
         kernel = self.architecture.conv_pos
-        padding = [kernel // 2], [(kernel - 1) // 2]
+        shift = self.architecture.position_shift(stride)
+        more = stride - shift if shift else 0  # one frame more, which is dropped
+        padding = [kernel // 2 + more], [(kernel - 1) // 2 + shift]
         x = _swap_time_and_channels(x)
         groups = self.architecture.conv_pos_groups
         missing = LEAST_CHANNELS - self.architecture.encoder_embed_dim // groups
@@ -153,6 +157,8 @@ class GraphBuilder:
             ops.group_convolution(x, weight, [stride], *padding, [1]),
             _reshape(self.weights.floating(f"{POSITIONAL}.bias"), 1, -1, 1),
         )
+        if shift:
+            out = ops.slice(out, _indices(1), _indices(LAST), _indices(1), _indices(2))
         return _swap_time_and_channels(out)
 
     def _mean_pool(self, x: Value, factor: int, rate: str) -> Value:
