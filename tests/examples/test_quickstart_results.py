@@ -159,13 +159,34 @@ def test_seeds_compare_paired_runs(script: Callable[[str], ModuleType]) -> None:
     assert sorted(system for systems in seeds.CURVES.values() for system in systems) == sorted(seeds.SYSTEMS)
 
 
+def test_the_ablation_compares_each_loss_with_ctc_alone_at_equal_updates(script: Callable[[str], ModuleType]) -> None:
+    ablation = script("ablation")
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(2, 9, 40)
+    counts = {
+        name: [ErrorCounts(generator.binomial(lengths, 0.3), lengths) for _ in ablation.SEEDS]
+        for name in ablation.SYSTEMS
+    }
+    systems = ablation.summarize(counts)["systems"]
+    for updates in ("800", "3,000"):
+        alone, recipe = (f"{loss}, {updates} updates" for loss in (ablation.ALONE, ablation.RECIPE))
+        assert systems[alone]["difference"] is None
+        expected = [one.rate - other.rate for one, other in zip(counts[recipe], counts[alone], strict=True)]
+        assert systems[recipe]["difference"]["by_seed"] == expected
+        combined = systems[recipe]["difference"]["combined"]
+        for source in ("over_seeds", "over_strings"):
+            assert combined["low"] <= systems[recipe]["difference"][source]["low"]
+    assert ablation.markdown({"systems": systems}).count("\n") == 2 + len(ablation.SYSTEMS)
+
+
 def test_settings_of_students_and_trials_fit_their_recipes(
     script: Callable[[str], ModuleType], compose_recipe: Callable[[Path, list[str]], Any], tmp_path: Path
 ) -> None:
     """hydra refuses settings that the recipe does not have, and additions of those that it has."""
-    seeds, compare = script("seeds"), script("compare_elastic")
+    seeds, compare, ablation = script("seeds"), script("compare_elastic"), script("ablation")
     required = [*script("run").paths(tmp_path), "common.user_dir=x", "checkpoint.save_dir=x"]
     settings = {name: (student.config, student.overrides) for name, student in seeds.SEEDED.items()}
+    settings |= {name: (student.config, student.overrides) for name, student in ablation.SYSTEMS.items()}
     settings |= {name: ("elastic.yaml", chosen) for name, (_, chosen) in compare.TRIALS.items()}
     composed = {
         name: compose_recipe(QUICKSTART / recipe, [*required, *chosen]) for name, (recipe, chosen) in settings.items()
@@ -173,6 +194,14 @@ def test_settings_of_students_and_trials_fit_their_recipes(
     assert composed[seeds.FOUR].model.layers == composed["elastic student"].model.layers
     assert composed["student, CTC alone"].criterion.kl_weight == 0
     assert composed["sandwich"].task.sandwich == 1
+    losses = {
+        name: (terms.kl_weight, terms.temperature, terms.ctc_weight, terms.hidden_weight)
+        for name in ablation.SYSTEMS
+        for terms in [composed[name].criterion]
+    }
+    assert losses["CTC alone, 3,000 updates"] == (0, 2, 1, 0)
+    assert losses["posteriors (T = 1): the paper's loss, 800 updates"] == (1, 1, 0, 0)
+    assert losses["CTC and hidden states, 800 updates"] == (0, 2, 1, 1)
 
 
 def test_the_readme_shows_the_recorded_results_over_seeds(script: Callable[[str], ModuleType]) -> None:
