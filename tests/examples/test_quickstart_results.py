@@ -195,7 +195,7 @@ def test_settings_of_students_and_trials_fit_their_recipes(
     assert composed["student, CTC alone"].criterion.kl_weight == 0
     assert composed["sandwich"].task.sandwich == 1
     losses = {
-        name: (terms.kl_weight, terms.temperature, terms.ctc_weight, terms.hidden_weight)
+        name: (terms.kl_weight, terms.temperature, terms.ctc_weight, terms.get("hidden_weight", 0))
         for name in ablation.SYSTEMS
         for terms in [composed[name].criterion]
     }
