@@ -20,6 +20,7 @@ from .models import models
 from .paths import config_dir, user_dir
 from .prepare import prepare
 from .quantize import quantize
+from .search import search
 from .sweep import sweep
 from .tables import tables
 from .train import train
@@ -95,6 +96,7 @@ app.command()(export)
 app.command()(transcribe)
 app.command()(evaluate)
 app.command()(merge)
+app.command()(search)
 app.command()(sweep)
 app.command()(benchmark)
 app.command("import")(import_folder)
