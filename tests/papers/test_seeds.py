@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.papers.seeds import difference, seed_interval
+from w2v_compress.papers.seeds import combined_interval, difference, seed_interval
 
 
 def counts(errors: list[int], words: int = 10) -> ErrorCounts:
@@ -27,3 +27,11 @@ def test_differences_are_paired_by_seed_and_utterance() -> None:
     gain = difference(more, fewer)
     for interval in (gain["over_seeds"], gain["over_strings"]):
         assert interval == pytest.approx({"value": -0.1, "low": -0.1, "high": -0.1})
+
+
+def test_the_combined_interval_adds_the_variation_of_seeds_and_utterances() -> None:
+    seeds = {"value": 0.1, "low": 0.07, "high": 0.13}
+    utterances = {"value": 0.1, "low": 0.06, "high": 0.15}
+    combined = combined_interval({"over_seeds": seeds, "over_strings": utterances})
+    assert combined == pytest.approx({"value": 0.1, "low": 0.1 - 0.05, "high": 0.1 + math.hypot(0.05, 0.03)})
+    assert combined_interval({"over_seeds": None, "over_strings": utterances}) == utterances

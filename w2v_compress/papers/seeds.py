@@ -1,5 +1,6 @@
 """Error rates of models trained with several seeds, with intervals over seeds and over utterances."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -43,6 +44,21 @@ def _summary(by_seed: list[float], over_utterances: dict[str, float]) -> dict[st
         "over_seeds": seed_interval(by_seed) if len(by_seed) > 1 else None,
         "over_strings": over_utterances,
     }
+
+
+def combined_interval(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean with an interval over seeds and utterances together.
+
+    The margins of both intervals are added in quadrature, as those of independent sources of variation. Each contains
+    the variation of single utterances, so the result is rather too wide.
+    """
+    seeds, utterances = summary["over_seeds"], summary["over_strings"]
+    if seeds is None:
+        return dict(utterances)
+    mean = utterances["value"]
+    low = math.hypot(mean - utterances["low"], seeds["value"] - seeds["low"])
+    high = math.hypot(utterances["high"] - mean, seeds["high"] - seeds["value"])
+    return {"value": mean, "low": mean - low, "high": mean + high}
 
 
 def cells(summary: Mapping[str, Any]) -> list[str]:
