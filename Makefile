@@ -8,6 +8,7 @@
 #   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
 #   make gpu MINUTES=30 SPEECH=/path DIGITS=/path      tests, speed and trainings that need a GPU
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
+#   make results-check SHARE=0.1    recompute a random share of the recorded error rates from the stored models
 #   make docs                       build the documentation site: outputs/site/index.html
 # Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
 
@@ -19,6 +20,7 @@ ARCHITECTURE ?= base
 SPEECH ?=
 DIGITS ?=
 DEVICE ?= cuda
+SHARE ?= 0.1
 TEST_WORKERS ?= 2
 MINUTES ?= 5
 
@@ -26,10 +28,10 @@ PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit fuzz gpu soak lint docs fsdd stochastic benchmark clean
+.PHONY: help install demo test test-unit fuzz gpu soak lint docs fsdd stochastic benchmark results-check clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,12p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,13p
 
 install: $(STAMP)
 
@@ -70,6 +72,9 @@ test: lint
 
 test-unit: $(STAMP)
 	$(PY) -m pytest -n $(TEST_WORKERS) -m unit $(PYTEST_FLAGS)
+
+results-check: $(STAMP)
+	$(PY) benchmarks/check_results.py --share $(SHARE)
 
 gpu: $(STAMP)
 	$(PY) benchmarks/gpu.py --minutes $(MINUTES) --device $(DEVICE) $(if $(SPEECH),--speech "$(SPEECH)") \

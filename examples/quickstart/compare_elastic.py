@@ -49,6 +49,7 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
     "full point first": (1300, ["+task.curriculum=full_first", "+task.curriculum_updates=600"]),
     "two points in a batch": (1300, ["+task.points_per_batch=2"]),
     "half the rate": (1300, ["optimization.lr=[0.0005]"]),
+    "centred positions": (1300, ["+model.centered_positions=true"]),
     "muon": (800, ["optimizer._name=muon"]),
     "sandwich": (320, [SANDWICH]),
     "sandwich, in-place distillation": (320, [SANDWICH, "+task.inplace_distillation_weight=1"]),
