@@ -105,21 +105,20 @@ def rates(counts: Counts, sets: Sequence[DevSet]) -> dict[str, Any]:
     return rows
 
 
-def compare_depth(separate: Path, elastic: Recognizer, data: Path, out: Path, sets: Sequence[DevSet]) -> dict[str, Any]:
+def compare_depth(separate: Path, of_elastic: Counts, data: Path, out: Path, sets: Sequence[DevSet]) -> dict[str, Any]:
     """Return the WER of the elastic student at its full point and of a separate one, both int8, and the differences."""
     exported, model = out / "separate.safetensors", out / "separate-int8.safetensors"
     export_checkpoint(separate, exported)
     quantize(exported, model, data, "separate student")
-    full = str(elastic.header.space.largest)
-    of_elastic = count_errors(elastic, sets, full)
-    of_separate = count_errors(load_in_file_precision(model), sets, full)
+    recognizer = load_in_file_precision(model)
+    of_separate = count_errors(recognizer, sets, str(recognizer.header.point))
     return {
         name: {
             "separate": dataclasses.asdict(error_rate(of_separate[name]["wer"], seed=SEED)),
             "elastic": dataclasses.asdict(error_rate(of_elastic[name]["wer"], seed=SEED)),
             "difference": dataclasses.asdict(compare(of_separate[name]["wer"], of_elastic[name]["wer"], seed=SEED)),
         }
-        for name in of_elastic
+        for name in of_separate
     }
 
 
@@ -200,11 +199,14 @@ def run(elastic: Path, separate: Path | None, out: Path, folders: list[Path]) ->
             stored = report.to_store("dev prompts")
             store_sweep(model, stored)
             figures["sweep"] = stored.to_dict()["points"]
-        figures["dev"] = {str(point): rates(count_errors(recognizer, sets, str(point)), sets) for point in points}
+        counts = {str(point): count_errors(recognizer, sets, str(point)) for point in points}
+        figures["dev"] = {point: rates(each, sets) for point, each in counts.items()}
         if separate and len(points) > 1:
             test = list(read_manifest(data, "test"))
-            held_out = [DevSet(test, {"prompts, test": list(range(len(test)))}), *sets]
-            figures["separate"] = compare_depth(separate, recognizer, data, out, held_out)
+            prompts_test = DevSet(test, {"prompts, test": list(range(len(test)))})
+            full = str(recognizer.header.space.largest)
+            of_elastic = count_errors(recognizer, [prompts_test], full) | counts[full]
+            figures["separate"] = compare_depth(separate, of_elastic, data, out, [prompts_test, *sets])
         results[name] = {**describe_model(model), **figures}
         write_text(MODELS / f"{name}.md", card(name, model, figures, machine))
     write_json(MODELS / "models.json", {"seed": SEED, "machine": machine, "models": results})

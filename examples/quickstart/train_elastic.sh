@@ -21,8 +21,7 @@ case $name in
   separate) student=(--config-name student model.encoder_layers=4 "+model.layers=[0,1,3,5]") ;;
   *) echo "train_elastic.sh: the student is $name; it must be elastic or separate" >&2; exit 1 ;;
 esac
-# The mix `last` has the real speech three times: the synthetic speech of `mixed` helps a teacher that starts from random
-# weights more than a student that starts from the teacher's.
+# The mix `last` has the real speech three times, which the teacher learned more from (teacher/ledger_last.json).
 fairseq-hydra-train --config-dir "$here" "${student[@]}" hydra.run.dir="$out/$name" \
   common.user_dir="$(w2v-compress user-dir)" checkpoint.save_dir="$out/$name" common.log_interval=100 \
   task.data="$out/mix" dataset.train_subset=last dataset.max_tokens=960000 \

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..nn.compression import CompressionPoint
 from ..progress import Progress, no_progress
 from ..runtime.recognizer import Recognizer
-from .compute import count_compute
+from .sweep import count_macs
 
 POOLS = ("query_pool", "key_value_pool")
 
@@ -116,10 +116,7 @@ class Scorer:
         if not labels:
             raise InputError("every utterance is too short for its text")
         seconds = sum(utterance.seconds for utterance in self.utterances)
-        macs = sum(
-            count_compute(self.recognizer.header.architecture, utterance.samples, point).total
-            for utterance in self.utterances
-        )
+        macs = count_macs(self.recognizer, [utterance.samples for utterance in self.utterances], point)
         return ScoredPoint(point, loss / labels, macs / seconds)
 
 

@@ -118,7 +118,7 @@ def sweep(
     timed = _timed_audio(utterances, timed_seconds, seed)
     milliseconds = _times(recognizer, timed, points, repeats, steps)
     lengths = [utterance.samples for utterance in utterances]
-    macs = {point: _macs(recognizer, lengths, point) for point in points}
+    macs = {point: count_macs(recognizer, lengths, point) for point in points}
     timed_length = sum(map(len, timed)) / SAMPLE_RATE
     audio_seconds = sum(lengths) / SAMPLE_RATE
     front = pareto_front([(milliseconds[point], reports[point].wer.value) for point in points])
@@ -243,7 +243,7 @@ def _times(
     return interleaved_latency({point: partial(run, point) for point in points}, repeats)
 
 
-def _macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:
+def count_macs(recognizer: Recognizer, lengths: Sequence[int], point: CompressionPoint) -> int:
     """Count the multiply-accumulates for utterances of these lengths in samples, window by window."""
     architecture = recognizer.header.architecture
     return sum(

@@ -79,19 +79,18 @@ class PointSampler:
             self.point = CompressionPoint.parse(cfg.point) if cfg.point else None
         with prefixed("task.points"):
             parse_points(cfg.points)
-        self._configured = _configured_space(cfg)
-        self.space = self._configured if self.point is None else CompressionSpace(points=(self.point,))
+        configured = _configured_space(cfg)
+        self.space = configured if self.point is None else CompressionSpace(points=(self.point,))
+        self.setting = (
+            "task.point" if self.point is not None else "task.points" if configured.points else "task.squeeze"
+        )
+        """The setting that the points come from, for an error message."""
         weights = _checked_weights(cfg)
         self._weights = weights if self.point is None else ()
         _check_sandwich(cfg, self.space)
         _check_curriculum(cfg)
         _check_parts(cfg)
         self.cfg = cfg
-
-    @property
-    def setting(self) -> str:
-        """The setting that the points come from, for an error message."""
-        return "task.point" if self.point is not None else "task.points" if self._configured.points else "task.squeeze"
 
     def points(self, update: int, layers: int) -> list[CompressionPoint]:
         """Return the points of an update for a network of `layers` layers, the largest first."""
