@@ -60,7 +60,7 @@ fsdd: $(STAMP)
 
 stochastic: $(STAMP)
 	@if [ -z "$(FSDD)" ]; then echo "make stochastic FSDD=FOLDER: the folder of the Free Spoken Digit Dataset" >&2; exit 1; fi
-	$(PY) examples/stochastic/run.py fsdd "$(FSDD)" $(if $(QUICK),--quick)
+	$(PY) examples/stochastic/digits.py "$(FSDD)" $(if $(QUICK),--quick)
 
 benchmark: $(STAMP)
 	mkdir -p outputs

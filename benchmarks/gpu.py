@@ -60,10 +60,9 @@ def steps(arguments: argparse.Namespace) -> Iterator[Step]:
         {"CPU": str(cpu).lower(), "TEACHER": str(teacher), **updates},
         missing="" if arguments.speech else "--speech",
     )
-    claims = [sys.executable, str(ROOT / "examples/stochastic/run.py"), "speechocean762"]
-    claims += [str(folder / "utterances.csv") for folder in arguments.speech[:1]]
-    claims += ["--out", str(out / "claims"), "--seeds", "1", "--quick" if cpu else "--gpu"]
-    yield Step("claims", claims, out / "claims" / "results.json", missing="" if arguments.speech else "--speech")
+    claims = [sys.executable, str(ROOT / "examples/stochastic/digits.py"), str(arguments.digits)]
+    claims += ["--out", str(out / "claims"), *(["--seeds", "1", "--quick"] if cpu else ["--gpu"])]
+    yield Step("claims", claims, out / "claims" / "results.json", missing="" if arguments.digits else "--digits")
 
 
 def run(step: Step, seconds: float, log: Path) -> str:

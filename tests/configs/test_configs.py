@@ -175,7 +175,7 @@ def test_every_group_file_composes_with_a_recipe(file: Path, paths: dict[str, Pa
         (DISTILLATION, {"large_960h_to_12l", "12l_to_4l", "large_960h_to_12l_plus", "12l_to_4l_plus"}),
         (PRETRAINING, {"wav2vec2_base", "stochastic_base", "stochastic_base_400k", "pooled_base"}),
         (PRETRAINING, {"sew_tiny", "sew_small", "sew_mid"}),
-        (FINETUNING, {"base_10h", "base_100h", "elastic_10h", "elastic_retrofit_10h"}),
+        (FINETUNING, {"base_10h", "base_100h", "elastic_10h", "elastic_retrofit_10h", "sew_10h"}),
     ],
 )
 def test_all_recipes_are_found(folder: Path, expected: set[str]) -> None:
@@ -300,6 +300,15 @@ def settings(cfg: Any, prefix: str = "") -> dict[str, Any]:
         ),
         ("finetuning/base_10h", "finetuning/base_10h", {}),
         ("finetuning/base_100h", "finetuning/base_100h", {}),
+        (
+            "finetuning/sew_10h",
+            "finetuning/base_10h",
+            {
+                "optimization.lr": [1e-5],
+                "dataset.validate_after_updates": 0,
+                "model.freeze_finetune_updates": 0,
+            },
+        ),
         (
             "finetuning/elastic_10h",
             "finetuning/base_10h",

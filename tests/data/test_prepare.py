@@ -327,8 +327,8 @@ def test_joined_digits(speech, tmp_path: Path) -> None:
     for index in range(20):
         for digit in (3, 4):
             write_wav(folder / f"recordings/{digit}_theo_{index}.wav", speech(0.5, 8_000), 8_000)
-    report = prepare("fsdd", folder, tmp_path / "out", join="2:3", join_count=20, seed=1)
-    assert {name: split.utterances for name, split in report.splits.items()} == {"dev": 5, "test": 5, "train": 10}
+    report = prepare("fsdd", folder, tmp_path / "out", join="2:3", join_count=20, seed=3)
+    assert {name: split.utterances for name, split in report.splits.items()} == {"dev": 4, "test": 4, "train": 20}
     for utterance in read_manifest(tmp_path / "out", "dev"):
         words = utterance.text.split()
         assert 2 <= len(words) <= 3
@@ -342,7 +342,9 @@ def test_rejected_joined_recordings_name_the_invalid_file(tmp_path: Path, speech
     folder = tmp_path / "fsdd"
     (folder / "recordings").mkdir(parents=True)
     write_wav(folder / "recordings/1_theo_10.wav", np.zeros(8_000), 8_000)
-    write_wav(folder / "recordings/1_lucas_10.wav", speech(0.5, 8_000), 8_000)
+    write_wav(folder / "recordings/1_theo_11.wav", speech(0.5, 8_000), 8_000)
+    for index in (10, 11):
+        write_wav(folder / f"recordings/1_lucas_{index}.wav", speech(0.5, 8_000), 8_000)
     report = prepare("fsdd", folder, tmp_path / "out", join="2:2")
     assert report.rejected == {"silent": 1}
     [(path, reason, detail)] = rejected(tmp_path / "out")
@@ -354,7 +356,8 @@ def test_joined_recordings_can_be_overlong(tmp_path: Path, speech) -> None:
     folder = tmp_path / "fsdd"
     (folder / "recordings").mkdir(parents=True)
     for speaker, seconds in (("theo", 0.4), ("lucas", 0.6)):
-        write_wav(folder / f"recordings/1_{speaker}_10.wav", speech(seconds, 8_000), 8_000)
+        for index in (10, 11):
+            write_wav(folder / f"recordings/1_{speaker}_{index}.wav", speech(seconds, 8_000), 8_000)
     report = prepare("fsdd", folder, tmp_path / "out", join="2:2", max_seconds=1.1)
     assert report.rejected == {"overlong": 1}
     assert rejected(tmp_path / "out")[0][0] == "train/lucas-00000"

@@ -101,11 +101,23 @@ def test_the_complete_recipe_in_a_dry_run(script: Script, composed: Composed, tm
                 written.add(command[3])
             elif command[1] == "sweep":
                 assert command[2] in written
-    assert trained[:3] == [f"{name}_librispeech" for name in ("wav2vec2_base", "sew_small", "stochastic_base")]
-    assert trained[3:5] == ["wav2vec2_base", "sew_small"]
-    assert trained[5:] == ["elastic", "stochastic_to_s2", "stochastic_to_s4", "retrofit", "distilled"]
-    pinned = [cfg for command in given if "model.point='2,1,1'" in command for cfg in [composed(command)]]
-    assert [cfg.model.point for cfg in pinned] == ["2,1,1"]
+    pinned = [f"pinned_s{squeeze}" for squeeze in range(1, 5)]
+    assert trained[:6] == [*pinned, "stochastic_base_librispeech", "sew_small_librispeech"]
+    assert trained[6:11] == [*pinned, "sew_small"]
+    assert trained[11:] == ["elastic", "stochastic_to_s2", "stochastic_to_s4", "retrofit", "distilled"]
+
+
+def test_baselines_differ_from_the_stochastic_model_only_in_their_point(script: Script, composed: Composed) -> None:
+    configurations = [composed(each) for each in commands(script("all.sh", DRY_RUN="1")) if "pretraining" in str(each)]
+    names = [Path(cfg.checkpoint.save_dir).name for cfg in configurations]
+    tasks = {name: dict(cfg.task) for name, cfg in zip(names, configurations, strict=True)}
+    elastic = tasks["stochastic_base_librispeech"]
+    models = {str(cfg.model) for name, cfg in zip(names, configurations, strict=True) if "sew_small" not in name}
+    assert len(models) == 1
+    for squeeze in range(1, 5):
+        task = tasks[f"pinned_s{squeeze}"]
+        assert task["point"] == f"{squeeze},1,1"
+        assert {name for name in elastic if task[name] != elastic[name]} == {"point", "valid_points"}
 
 
 def test_the_chain_of_shrinking_bigfoot(script: Script, composed: Composed) -> None:

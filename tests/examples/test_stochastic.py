@@ -1,103 +1,124 @@
-"""examples/stochastic: initialization of the systems, comparisons, and committed results."""
+"""examples/stochastic: trainings of the arms, their configurations, comparisons, data, and committed results."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
+from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 from w2v_compress.papers.stochastic import markdown
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 STOCHASTIC = EXAMPLES / "stochastic"
+SCRIPTS = ("digits", "sentences")
+
+
+@pytest.fixture(params=SCRIPTS)
+def example(request: pytest.FixtureRequest, load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(STOCHASTIC / f"{request.param}.py")
 
 
 @pytest.fixture
-def example(load_script: Callable[[Path], ModuleType]) -> ModuleType:
-    return load_script(STOCHASTIC / "run.py")
-
-
-@pytest.fixture
-def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
-    """The (yaml, settings) of each training of a run with two seeds, in order."""
-    found = []
+def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The settings of each training of a run with two seeds, in order; trials have one error in a hundred letters."""
+    experiment = sys.modules["experiment"]
+    found: list[dict[str, str]] = []
 
     def fake_train(config: Path, overrides: list[str], folder: Path, updates: int, **_: object) -> Path:
-        folder.mkdir(parents=True)
-        found.append((config.stem, dict(override.split("=", 1) for override in overrides) | {"folder": str(folder)}))
+        settings = dict(override.partition("=")[::2] for override in overrides)
+        found.append(settings | {"name": folder.name, "updates": str(updates)})
         return folder / "checkpoint_last.pt"
 
-    monkeypatch.setattr(example, "train", fake_train)
+    monkeypatch.setattr(experiment, "train", fake_train)
     monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
-    monkeypatch.setattr(example, "export_checkpoint", lambda checkpoint, out: out.touch())
-    run = example.Run(tmp_path, example.SIZES["fsdd"], (1, 2))
-    example.train_all(run)
-    assert all(run.model(system.name, seed).exists() for system in example.SYSTEMS for seed in run.seeds)
+    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out: out.touch())
+    rates = iter(range(1, 10**6))
+    monkeypatch.setattr(experiment, "trial_error", lambda run, kind, rate: next(rates) / 1e6)
+    run = experiment.Run(example.EXPERIMENT, tmp_path, (1, 2))
+    trials = experiment.try_rates(run)
+    experiment.train_arms(run, {kind: experiment.best_rate(errors) for kind, errors in trials.items()})
+    assert all(run.model(arm.name, seed).exists() for arm in example.ARMS for seed in run.seeds)
     return found
 
 
-def test_every_system_starts_from_a_training_of_its_own_seed(
-    example: ModuleType, trained: list[tuple[str, dict[str, str]]]
-) -> None:
+def test_arms_continue_models_of_their_own_seed(example: ModuleType, trained: list[dict[str, str]]) -> None:
     done: set[str] = set()
-    for kind, settings in trained:
-        if kind == "finetune":
-            start = Path(settings["model.w2v_path"]).parent
-            assert str(start) in done
-            assert start.name.endswith(f"seed-{settings['common.seed']}")
-        done.add(settings["folder"])
-    assert len(trained) == 2 * (len(example.PRETRAININGS) + len(example.SYSTEMS))
+    for settings in trained:
+        if start := settings.get("++model.init_checkpoint"):
+            assert Path(start).stem in done
+            assert Path(start).stem.endswith(f"seed-{settings['common.seed']}")
+        done.add(settings["name"])
+    trials = len(example.KINDS) * len(example.EXPERIMENT.rates)
+    assert len(trained) == trials + 2 * len(example.ARMS)
+    continued = [arm for arm in example.ARMS if example.KINDS[arm.kind].continues]
+    assert sum("++model.init_checkpoint" in settings for settings in trained[trials:]) == 2 * len(continued) > 0
 
 
-def test_retrofit_differs_from_continued_training_only_in_points_and_upsampling(
-    example: ModuleType, trained: list[tuple[str, dict[str, str]]]
-) -> None:
-    settings = {Path(each["folder"]).name: each for kind, each in trained if kind == "finetune"}
-    retrofit, trained_on = settings["finetune-retrofit-seed-1"], settings["finetune-wav2vec-2-0-trained-on-seed-1"]
-    assert Path(retrofit["model.w2v_path"]).parent.name == "finetune-wav2vec-2-0-seed-1"
-    differing = {name for name in retrofit if retrofit[name] != trained_on.get(name)}
-    assert differing == {"folder", "task.point", "+model.learned_upsampling"}
+def test_pinned_and_sampled_arms_differ_only_in_their_points(example: ModuleType) -> None:
+    for name, kind in example.KINDS.items():
+        if name.startswith(("pinned", "sampled", "retrofit")):
+            assert {setting.lstrip("+").split("=")[0] for setting in kind.settings} <= {
+                "task.point",
+                "task.query_pool",
+                "task.key_value_pool",
+            }
 
 
-def test_compared_systems_are_measured(example: ModuleType) -> None:
-    measured = {(system.name, point) for system in example.SYSTEMS for point in system.points}
+def test_compared_arms_are_measured(example: ModuleType) -> None:
+    measured = {(arm.name, point) for arm in example.ARMS for point in example.KINDS[arm.kind].points}
     for comparison in example.COMPARISONS:
         assert (comparison.model, comparison.point) in measured
-        assert (comparison.baseline, comparison.baseline_point or comparison.point) in measured
+        assert (comparison.baseline, comparison.point) in measured
+    assert example.EXPERIMENT.timed in example.ARMS
+    for arm in example.ARMS:
+        assert (start := example.EXPERIMENT.start(arm)) is None or start in example.ARMS
 
 
-def test_settings_are_fields_of_models_and_tasks(example: ModuleType) -> None:
-    """Overrides must be in the yaml or have a plus: hydra rejects other names."""
-    from w2v_compress.models.compressed_ctc import CompressedCtcConfig
-    from w2v_compress.models.sew import SewConfig
-    from w2v_compress.tasks.compressed_finetuning import CompressedFinetuningConfig
-    from w2v_compress.tasks.compressed_pretraining import CompressedPretrainingConfig
+def test_settings_fit_the_recipe(
+    example: ModuleType, compose_recipe: Callable[[Path, list[str]], Any], tmp_path: Path
+) -> None:
+    """hydra refuses settings that the recipe does not have, and additions of those that it has."""
+    from w2v_compress.nn.architecture import Architecture
 
-    known = {
-        "pretrain": {"model": SewConfig, "task": CompressedPretrainingConfig},
-        "finetune": {"model": CompressedCtcConfig, "task": CompressedFinetuningConfig},
-    }
-    for name, groups in known.items():
-        settings = yaml.safe_load((STOCHASTIC / f"{name}.yaml").read_text(encoding="utf-8"))
-        for group, config in groups.items():
-            assert set(settings[group]) - {"_name"} <= {field.name for field in dataclasses.fields(config)}
-    pretrain = yaml.safe_load((STOCHASTIC / "pretrain.yaml").read_text(encoding="utf-8"))
-    for override in (*sum(example.PRETRAININGS.values(), ()), *example.TINY):
-        group, field = override.split("=")[0].split(".")
-        assert group.startswith("+") or field in pretrain[group]
+    required = ["common.user_dir=x", "checkpoint.save_dir=x", "task.data=x", "optimization.max_update=4"]
+    required += ["optimization.lr=[0.001]", f"++model.init_checkpoint={tmp_path / 'x.pt'}"]
+    for kind in example.KINDS.values():
+        start = ["++model.w2v_args=null"] if kind.continues else []
+        cfg = compose_recipe(example.EXPERIMENT.recipe, [*required, *kind.settings, *start])
+        assert cfg.task._name == "compressed_finetuning"
+        if cfg.model.get("w2v_args"):
+            Architecture.from_fairseq(OmegaConf.to_container(cfg.model.w2v_args.model), num_units=32)
 
 
 def test_a_folder_with_other_settings_is_rejected(example: ModuleType, tmp_path: Path) -> None:
-    run = example.Run(tmp_path, example.SIZES["fsdd"], (1,))
-    example.check_settings(run, tmp_path)
-    other = dataclasses.replace(run, size=dataclasses.replace(run.size, updates=6))
-    with pytest.raises(InputError, match="different settings: updates; choose another --out"):
-        example.check_settings(other, tmp_path)
+    experiment = sys.modules["experiment"]
+    (tmp_path / "settings.json").write_text('{"corpus": "another"}')
+    with pytest.raises(InputError, match="different settings: corpus"):
+        experiment.run_all(experiment.Run(example.EXPERIMENT, tmp_path, (1,)), lambda: None, {"corpus": "this"}, "")
+
+
+def test_digits_use_each_recording_once_in_held_out_strings(
+    load_script: Callable[[Path], ModuleType],
+    wav: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digits = load_script(STOCHASTIC / "digits.py")
+    monkeypatch.setattr(digits, "STRINGS", 20)
+    (tmp_path / "corpus" / "recordings").mkdir(parents=True)
+    for index in range(50):
+        wav(f"corpus/recordings/7_theo_{index}.wav", 0.3, seed=index)
+    run = sys.modules["experiment"].Run(digits.EXPERIMENT, tmp_path / "out", (1,))
+    digits.prepare_data(tmp_path / "corpus", run)
+    strings = {subset: read_manifest(run.data, subset) for subset in ("train", "valid", "dev")}
+    words = {subset: sum(len(each.text.split()) for each in utterances) for subset, utterances in strings.items()}
+    assert (words["dev"], words["valid"], len(strings["train"])) == (15, 5, 20)
 
 
 @pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))

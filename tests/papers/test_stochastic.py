@@ -10,7 +10,23 @@ import numpy as np
 import pytest
 
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.papers.stochastic import Comparison, claim_table, markdown, plot, point_table, summarize
+from w2v_compress.papers.seeds import combined_interval
+from w2v_compress.papers.stochastic import (
+    Comparison,
+    Curve,
+    claim_table,
+    cost_table,
+    markdown,
+    needed_data,
+    plot,
+    rate_after,
+    rate_tables,
+    speed_table,
+    speeds,
+    summarize,
+    updates_for,
+    verdict,
+)
 
 
 def counts(*errors: int) -> ErrorCounts:
@@ -20,37 +36,102 @@ def counts(*errors: int) -> ErrorCounts:
 @pytest.fixture
 def results() -> dict[str, Any]:
     measured = {
-        ("fixed", "1,1,1"): [counts(1, 0), counts(1, 2)],
-        ("stochastic", "1,1,1"): [counts(2, 1), counts(2, 3)],
-        ("stochastic", "2,1,1"): [counts(4, 4), counts(4, 4)],
+        ("pinned", "1,1,1"): [counts(1, 0), counts(1, 2)],
+        ("sampled", "1,1,1"): [counts(2, 1), counts(2, 3)],
+        ("sampled", "2,1,1"): [counts(4, 4), counts(4, 4)],
+        ("sampled", "2,2,2"): [counts(5, 5), counts(5, 5)],
     }
     comparisons = [
-        Comparison("worse", "stochastic", "fixed", "1,1,1"),
-        Comparison("the price", "stochastic", "stochastic", "2,1,1", baseline_point="1,1,1"),
+        Comparison("no worse", "sampled", "pinned", "1,1,1", margin=0.15),
+        Comparison("no worse by 5 points", "sampled", "pinned", "1,1,1", margin=0.05),
+        Comparison("better", "sampled", "pinned", "1,1,1"),
     ]
     costs = [
         {"point": "1,1,1", "macs_per_second": 2e6, "milliseconds_per_second": 4.0},
         {"point": "2,1,1", "macs_per_second": 1e6, "milliseconds_per_second": 2.5},
+        {"point": "2,2,2", "macs_per_second": 0.9e6, "milliseconds_per_second": 2.4},
     ]
-    return summarize(measured, comparisons) | {"rate": "WER", "costs": costs}
+    curves = [Curve("sampled", {100: "sampled"}, ["1,1,1", "2,1,1"]), Curve("pinned", {100: "pinned"}, ["1,1,1"])]
+    macs = {cost["point"]: cost["macs_per_second"] for cost in costs}
+    compared = speeds(measured, curves[0], curves[1:], 100, macs)
+    return summarize(measured, comparisons) | {"rate": "WER", "speeds": compared, "costs": costs}
 
 
 def test_claim_table(results: dict[str, Any]) -> None:
-    _, (first, second) = claim_table(results)
-    assert first == ["worse", "stochastic", "fixed", "1,1,1", "10.00", "[10.00, 10.00]", "[10.00, 10.00]"]
-    assert second[:5] == ["the price", "stochastic", "stochastic at 1,1,1", "2,1,1", "20.00"]
+    """Every utterance of every seed has one error in ten words more, so the intervals have no width."""
+    columns, lines = claim_table(results)
+    assert columns == ["claim", "model", "minus", "point", "WER, points", "95%", "claimed", "verdict"]
+    assert lines[0] == ["no worse", "sampled", "pinned", "1,1,1", "10.00", "[10.00, 10.00]", "< 15", "holds"]
+    assert [line[-2:] for line in lines] == [["< 15", "holds"], ["< 5", "fails"], ["< 0", "fails"]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "margin", "expected"),
+    [
+        (-0.02, 0.014, 0.015, "holds"),
+        (-0.02, 0.016, 0.015, "undecided"),
+        (0.016, 0.05, 0.015, "fails"),
+        (0.0, 0.01, 0.0, "undecided"),
+    ],
+)
+def test_verdict(low: float, high: float, margin: float, expected: str) -> None:
+    assert verdict({"value": (low + high) / 2, "low": low, "high": high}, margin) == expected
+
+
+def test_needed_data() -> None:
+    """An interval twice as wide as the distance of the mean from the margin needs four times the data."""
+    assert needed_data({"value": 0.0, "low": -0.03, "high": 0.02}, margin=0.01) == pytest.approx(4)
+    assert needed_data({"value": 0.02, "low": -0.01, "high": 0.03}, margin=0.01) == pytest.approx(9)
+    assert needed_data({"value": 0.01, "low": 0.0, "high": 0.02}, margin=0.01) == float("inf")
+
+
+def test_combined_interval() -> None:
+    strings = {"value": 0.1, "low": 0.07, "high": 0.14}
+    seeds = {"value": 0.1, "low": 0.06, "high": 0.13}
+    combined = combined_interval({"over_seeds": seeds, "over_strings": strings})
+    assert combined == pytest.approx({"value": 0.1, "low": 0.05, "high": 0.15})
+    assert combined_interval({"over_seeds": None, "over_strings": strings}) == strings
+
+
+def test_interpolated_curves() -> None:
+    """Between 1,000 and 4,000 updates the error rate falls from 30 to 10%, and is 20% after 2,000."""
+    curve = {1000: 0.3, 4000: 0.1}
+    assert updates_for(curve, 0.2) == pytest.approx(2000)
+    assert updates_for(curve, 0.1) == pytest.approx(4000)
+    assert updates_for(curve, 0.09) is updates_for(curve, 0.31) is None
+    assert rate_after(curve, 2000) == pytest.approx(0.2)
+    assert rate_after(curve, 8000) == pytest.approx(0.1)
+
+
+def test_speeds() -> None:
+    """An update of the elastic model costs 3/4 of one pinned to 1,1,1."""
+    measured = {
+        ("elastic 1", "1,1,1"): [counts(4), counts(4)],
+        ("elastic 2", "1,1,1"): [counts(2), counts(2)],
+        ("pinned", "1,1,1"): [counts(3), counts(1)],
+    }
+    elastic = Curve("elastic", {1000: "elastic 1", 4000: "elastic 2"}, ["1,1,1", "2,1,1"])
+    pinned = Curve("pinned", {1500: "pinned"}, ["1,1,1"])
+    macs = {"1,1,1": 2.0, "2,1,1": 1.0}
+    [row] = speeds(measured, elastic, [pinned], 1500, macs)
+    assert row["updates_ratio"] == [pytest.approx(2000 / 1500), None]
+    assert row["equal_compute"]["by_seed"] == pytest.approx([0.0, 0.2])  # after 2,000 updates, 30%
+    [line] = speed_table({"speeds": [row], "rate": "CER"})[1]
+    assert line[:5] == ["elastic", "1,1,1", "1 of 2", "1.33 to 1.33", "10.00"]
 
 
 def test_points_without_a_measurement_are_empty(results: dict[str, Any]) -> None:
-    columns, lines = point_table(results)
-    assert columns == ["point", "M MACs per s", "ms per s", "WER, fixed", "WER, stochastic"]
-    assert lines == [["1,1,1", "2.0", "4.0", "10.00", "20.00"], ["2,1,1", "1.0", "2.5", "-", "40.00"]]
+    squeezed, pooled = rate_tables(results)
+    assert squeezed == (["model", "1,1,1", "2,1,1"], [["pinned", "10.00", "-"], ["sampled", "20.00", "40.00"]])
+    assert pooled == (["model", "2,2,2"], [["sampled", "50.00"]])
+    assert cost_table(results)[1][0] == ["1,1,1", "2.0", "4.0"]
 
 
-def test_markdown_has_both_tables(results: dict[str, Any]) -> None:
+def test_markdown_has_all_tables(results: dict[str, Any]) -> None:
     text = re.sub(" +", " ", markdown(results))
-    assert "| the price | stochastic | stochastic at 1,1,1 | 2,1,1 |" in text
-    assert "| 2,1,1 | 1.0 | 2.5 | - | 40.00 |" in text
+    assert "| no worse | sampled | pinned | 1,1,1 |" in text
+    assert "| pinned | 10.00 | - |" in text
+    assert "| 2,2,2 | 0.9 | 2.4 |" in text
 
 
 def test_plot(results: dict[str, Any], tmp_path: Path) -> None:
@@ -62,7 +143,7 @@ def test_command(run: Callable[..., tuple[int, str, str]], results: dict[str, An
     (tmp_path / "results.json").write_text(json.dumps(results))
     status, out, _ = run("tables", "stochastic", tmp_path / "results.json", "--markdown", tmp_path / "tables.md")
     assert status == 0
-    assert "the price" in out
+    assert "no worse by 5 points" in out
     assert (tmp_path / "tables.md").read_text() == markdown(results)
 
 

@@ -34,7 +34,7 @@ def prepare(
     ] = None,
     join_count: Annotated[
         int | None,
-        typer.Option(min=1, help="fsdd: number of joined recordings (default: uses each recording about once)."),
+        typer.Option(min=1, help="fsdd: number of joined recordings in `train` (default: uses each recording once)."),
     ] = None,
     seed: Annotated[int, seed_option("joining recordings")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any utterance is rejected.")] = False,

@@ -119,25 +119,27 @@ CORPORA: dict[str, Callable[[Path], list[Recording]]] = {
 def join_recordings(
     recordings: list[Recording], lengths: tuple[int, int], *, count: int | None = None, seed: int = 0
 ) -> list[Recording]:
-    """Join recordings of one speaker and split to `count` sequences of `lengths` (fewest, most) recordings each.
+    """Join recordings of one speaker and split to sequences of `lengths` (fewest, most) recordings each.
 
-    Splits, and the speakers of a split, get sequences in proportion to their recordings. By default `count` is such
-    that each recording is used about once. Equal arguments give equal results. Raises `InputError` for a recording
-    without a speaker.
+    Each recording is used once, so that error rates have valid intervals; a speaker's last sequence may be shorter.
+    With `count`, the splits whose names start with `train` get that many sequences in all, and their recordings are
+    used as often as needed, but evenly. Equal arguments give equal results. Raises `InputError` for a recording without
+    a speaker.
     """
     groups: dict[tuple[str, str], list[Recording]] = defaultdict(list)
     for recording in recordings:
         if not recording.speaker:
             raise InputError(f"{recording}: its speaker is not known, but recordings are joined by speaker")
         groups[recording.split, recording.speaker].append(recording)
-    if count is None:
-        count = round(2 * len(recordings) / sum(lengths))
+    training = sum(recording.split.startswith("train") for recording in recordings)
     joined = []
     for (split, speaker), group in sorted(groups.items()):
         rng = random.Random(f"{seed}/{split}/{speaker}")
-        stream = _endless_shuffle(group, rng)
-        for index in range(max(1, round(count * len(group) / len(recordings)))):
-            parts = list(itertools.islice(stream, rng.randint(*lengths)))
+        if count is not None and split.startswith("train"):
+            sequences = _used_evenly(group, lengths, max(1, round(count * len(group) / training)), rng)
+        else:
+            sequences = _used_once(group, lengths, rng)
+        for index, parts in enumerate(sequences):
             joined.append(
                 Recording(
                     parts=tuple(part.parts[0] for part in parts),
@@ -151,6 +153,17 @@ def join_recordings(
     return joined
 
 
-def _endless_shuffle(recordings: list[Recording], rng: random.Random) -> Iterator[Recording]:
-    while True:
-        yield from rng.sample(recordings, len(recordings))
+def _used_once(recordings: list[Recording], lengths: tuple[int, int], rng: random.Random) -> Iterator[list[Recording]]:
+    rest = rng.sample(recordings, len(recordings))
+    while rest:
+        length = rng.randint(*lengths)
+        yield rest[:length]
+        rest = rest[length:]
+
+
+def _used_evenly(
+    recordings: list[Recording], lengths: tuple[int, int], count: int, rng: random.Random
+) -> Iterator[list[Recording]]:
+    endless = itertools.chain.from_iterable(rng.sample(recordings, len(recordings)) for _ in itertools.count())
+    for _ in range(count):
+        yield list(itertools.islice(endless, rng.randint(*lengths)))

@@ -55,7 +55,8 @@ def prepare(
         max_seconds: Longest accepted duration in seconds.
         audio_format: Format of converted audio, `flac` or `wav`. Mono WAV and FLAC files at 16 kHz are used in place.
         join: Fewest and most recordings to join, such as `3:7`; only for fsdd, within a speaker and split.
-        join_count: Number of joined recordings over all splits; by default each recording is used about once.
+        join_count: Number of joined recordings in the splits whose names start with `train`. In the others, and by
+            default in all, each recording is used once.
         seed: Random seed for joining recordings.
         strict: Whether to fail, without writing a manifest, if any utterance is rejected.
         workers: Number of threads; by default one per available core.
