@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from w2v_compress.data.manifest import read_manifest
+from w2v_compress.data.manifest import Utterance, read_manifest, write_manifest
 from w2v_compress.errors import InputError
+from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.papers.stochastic import markdown
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -119,6 +120,57 @@ def test_digits_use_each_recording_once_in_held_out_strings(
     strings = {subset: read_manifest(run.data, subset) for subset in ("train", "valid", "dev")}
     words = {subset: sum(len(each.text.split()) for each in utterances) for subset, utterances in strings.items()}
     assert (words["dev"], words["valid"], len(strings["train"])) == (15, 5, 20)
+
+
+def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
+    load_script: Callable[[Path], ModuleType],
+    tiny_model: Callable[..., ModelFile],
+    wav: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pooling = load_script(STOCHASTIC / "pooling.py")
+    experiment = sys.modules["experiment"]
+    model = tiny_model(encoder_layers=2)
+    seeds, settings = [3, 4], []
+
+    def fake_train(config: Path, overrides: list[str], folder: Path, updates: int, **_: object) -> Path:
+        settings.append((updates, overrides))
+        return folder
+
+    monkeypatch.setattr(experiment, "train", fake_train)
+    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out: write_model(out, model))
+    trials = {"sampled over S, Q, K": {"0.001": 0.5, "0.002": 0.25}}
+    (tmp_path / "results.json").write_text(json.dumps({"seeds": seeds, "learning_rates": trials}))
+    (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
+    utterances = [Utterance(wav(f"{text}.wav", 1.0, seed=len(text)), 16_000, text) for text in ("ONE", "SEVEN")]
+    for subset in ("valid", "dev"):
+        write_manifest(tmp_path / "data", subset, utterances, model.header.units)
+    for seed in seeds:
+        write_model(tmp_path / f"sampled-over-s-q-k-8-000-updates-seed-{seed}.safetensors", model)
+
+    pooling.run_all(tmp_path)
+    assert [updates for updates, _ in settings] == [8000, 8000]
+    for seed, (_, overrides) in zip(seeds, settings, strict=True):
+        assert {f"common.seed={seed}", "optimization.lr=[0.002]", "+task.layer_wise=true"} <= set(overrides)
+    results = json.loads((tmp_path / "pooling.json").read_text(encoding="utf-8"))
+    assert list(results["points"]) == ["1,1,2", "1,2,1", "1,2,2", "2,1,2", "2,2,1", "2,2,2"]
+    search = json.loads(next(tmp_path.glob("*seed-3.search-2.json")).read_text(encoding="utf-8"))
+    cost = {each["point"]: each["macs_per_second"] for each in search["steps"] + search["uniform"]}
+    loss = {each["point"]: each["loss"] for each in search["steps"]}
+    for uniform in ("2,1,2", "2,2,1", "2,2,2"):
+        chosen = results["points"][uniform]["searched"][0]
+        assert cost[chosen] <= cost[uniform]
+        assert loss[chosen] == min(loss[point] for point in loss if cost[point] <= cost[uniform])
+    assert results["points"]["2,2,2"]["wer"].keys() == {"uniform", "trained at uniform points", "searched"}
+    table = (tmp_path / "pooling.md").read_text(encoding="utf-8")
+    assert table == pooling.markdown(results)
+    assert table.count("\n") == 2 + 2 * 4 + 1 + 2 + 6
+
+
+def test_pooling_needs_the_results_of_digits(load_script: Callable[[Path], ModuleType], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"results\.json"):
+        load_script(STOCHASTIC / "pooling.py").run_all(tmp_path)
 
 
 @pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))
