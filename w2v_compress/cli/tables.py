@@ -88,7 +88,7 @@ def bigfoot(
 @tables.command()
 def stochastic(
     results: Annotated[
-        Path, typer.Argument(metavar="RESULTS.json", help="Results file written by examples/stochastic/run.py.")
+        Path, typer.Argument(metavar="RESULTS.json", help="Results file written by a script of examples/stochastic.")
     ],
     markdown_file: MarkdownOption = None,
     plot_file: Annotated[Path | None, plot_option("WER against time")] = None,
