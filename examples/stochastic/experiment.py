@@ -20,6 +20,7 @@ from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.evaluation.compute import count_compute
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
+from w2v_compress.evaluation.report import read_report
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.papers.stochastic import Comparison, Measured, markdown, plot, summarize
 
@@ -54,6 +55,8 @@ class Kind:
     """Overrides of the recipe."""
     points: tuple[str, ...]
     continues: str = ""
+    ema: bool = False
+    """Whether the moving average of the weights is exported, which the settings must store."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def train_model(
         threads=1,
         progress=lambda count: progress.update(bar, completed=count),
     )
-    export_checkpoint(checkpoint, model)
+    export_checkpoint(checkpoint, model, ema=run.experiment.kinds[kind].ema)
     progress.remove_task(bar)
 
 
@@ -184,8 +187,8 @@ def best_rate(trials: Mapping[float, float]) -> float:
     return min(trials, key=lambda rate: trials[rate])
 
 
-def train_arms(run: Run, rates: Mapping[str, float]) -> None:
-    """Train all arms with all seeds in parallel, seed by seed; those that continue others after these."""
+def train_arms(run: Run, arms: Sequence[Arm], rates: Mapping[str, float]) -> None:
+    """Train arms with all seeds in parallel, seed by seed; those that continue others after these."""
 
     def train_arm(arm: Arm, seed: int, progress: Progress) -> None:
         start = run.experiment.start(arm)
@@ -193,8 +196,8 @@ def train_arms(run: Run, rates: Mapping[str, float]) -> None:
         train_model(run, arm.kind, arm.updates, rates[arm.kind], seed, model, run.model(arm.name, seed), progress)
 
     for continuing in (False, True):
-        arms = [arm for arm in run.experiment.arms if bool(run.experiment.start(arm)) == continuing]
-        run_in_parallel(train_arm, [(arm, seed) for seed, arm in itertools.product(run.seeds, arms)])
+        some = [arm for arm in arms if bool(run.experiment.start(arm)) == continuing]
+        run_in_parallel(train_arm, [(arm, seed) for seed, arm in itertools.product(run.seeds, some)])
 
 
 def measure_costs(run: Run) -> list[dict[str, Any]]:
@@ -243,7 +246,7 @@ def run_all(run: Run, prepare_data: Callable[[], None], settings: Mapping[str, A
     with timed(run.out, "learning rates"):
         trials = try_rates(run)
     with timed(run.out, "training"):
-        train_arms(run, {kind: best_rate(rates) for kind, rates in trials.items()})
+        train_arms(run, experiment.arms, {kind: best_rate(rates) for kind, rates in trials.items()})
     print_heading("Evaluating on dev")
     files = {
         (arm.name, point): [(run.model(arm.name, seed), point) for seed in run.seeds]
@@ -269,6 +272,25 @@ def run_all(run: Run, prepare_data: Callable[[], None], settings: Mapping[str, A
         "costs": costs,
     }
     publish(run.out, results, markdown, plot)
+
+
+def continued(out: Path, experiment: Experiment, kinds: Mapping[str, Kind]) -> Run:
+    """Return a run that trains in other ways in the folder of a finished `experiment`, with its data and seeds."""
+    results = read_report(out / "results.json", ("seeds",), "the results of the experiment")
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    return Run(
+        dataclasses.replace(experiment, kinds=kinds),
+        out,
+        tuple(results["seeds"]),
+        settings["divisor"],
+        tuple(settings["overrides"]),
+    )
+
+
+def chosen_rate(out: Path, kind: str) -> float:
+    """Return the learning rate that the finished experiment in `out` chose for a kind of training."""
+    results = read_report(out / "results.json", ("learning_rates",), "the results of the experiment")
+    return best_rate({float(rate): error for rate, error in results["learning_rates"][kind].items()})
 
 
 def quick(experiment: Experiment) -> Experiment:

@@ -9,7 +9,6 @@ computes no more. Results are written to DIGITS_OUT/pooling.json and .md. Finish
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.point_search import search_points
-from w2v_compress.evaluation.report import markdown_table, read_report
+from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.files import write_json, write_text
 from w2v_compress.papers.seeds import combined_interval, difference, mean_and_interval, rates, seed_interval
 from w2v_compress.runtime.recognizer import Recognizer
@@ -30,7 +29,7 @@ sys.path += [str(HERE.parent), str(HERE)]
 
 from common import count_errors_in_parallel, print_heading  # noqa: E402
 from digits import ALL_POINTS, EXPERIMENT, OVER_ALL  # noqa: E402
-from experiment import Arm, Kind, Run, train_arms  # noqa: E402
+from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 
 LAYER_WISE = "sampled over S, Q, K, layer-wise"
 ARM, UNIFORM_ARM = Arm(LAYER_WISE, 8000), Arm(OVER_ALL, 8000)
@@ -38,24 +37,6 @@ SQUEEZES = (1, 2)
 POOLED = ("1,2", "2,1", "2,2")
 """Uniform pooling factors Q,K."""
 POOLS = {"query_pool": "queries", "key_value_pool": "keys and values"}
-
-
-def experiment_run(out: Path) -> Run:
-    """Return the run that trains the layer-wise model in the folder of digits.py, with its seeds."""
-    results = read_report(out / "results.json", ("seeds",), "the results of digits.py")
-    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
-    experiment = dataclasses.replace(
-        EXPERIMENT, kinds={LAYER_WISE: Kind(("+task.layer_wise=true",), ALL_POINTS)}, arms=(ARM,)
-    )
-    return Run(experiment, out, tuple(results["seeds"]), settings["divisor"], tuple(settings["overrides"]))
-
-
-def learning_rate(out: Path) -> float:
-    """Return the rate that digits.py chose for the model that samples S, Q and K."""
-    trials: dict[str, float] = read_report(out / "results.json", ("learning_rates",), "the results of digits.py")[
-        "learning_rates"
-    ][OVER_ALL]
-    return float(min(trials, key=lambda rate: trials[rate]))
 
 
 def searched(run: Run, seed: int, squeeze: int) -> dict[str, Any]:
@@ -93,8 +74,9 @@ def layer_costs(searches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def run_all(out: Path) -> None:
     """Run all unfinished steps, then print and write the results."""
-    run = experiment_run(out)
-    train_arms(run, {LAYER_WISE: learning_rate(out)})
+    run = continued(out, EXPERIMENT, {LAYER_WISE: Kind(("+task.layer_wise=true",), ALL_POINTS)})
+    rate = chosen_rate(out, OVER_ALL)
+    train_arms(run, [ARM], {LAYER_WISE: rate})
     print_heading("Searching on valid")
     searches = {squeeze: [searched(run, seed, squeeze) for seed in run.seeds] for squeeze in SQUEEZES}
     print_heading("Evaluating on dev")
@@ -114,7 +96,7 @@ def run_all(out: Path) -> None:
     results = {
         "command": "python examples/stochastic/pooling.py DIGITS_OUT",
         "seeds": list(run.seeds),
-        "learning_rate": learning_rate(out),
+        "learning_rate": rate,
         "layers": {str(squeeze): layer_costs(found) for squeeze, found in searches.items()},
         "points": {
             uniform: {

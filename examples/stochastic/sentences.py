@@ -1,6 +1,6 @@
 """Test the claims about elastic models on sentences with an open vocabulary, from the quickstart's trained teacher.
 
-    python examples/stochastic/sentences.py COMMONVOICE_FOLDER            # an hour on 2 cores; see README.md
+    python examples/stochastic/sentences.py COMMONVOICE_FOLDER            # two hours on 2 cores; see README.md
     python examples/stochastic/sentences.py COMMONVOICE_FOLDER --quick    # every step in minutes
 
 COMMONVOICE_FOLDER contains `utterances.csv` with the columns path, text, split (train, dev), speaker and seconds.
@@ -25,6 +25,8 @@ from digits import ALL_POINTS, SQUEEZED, pinned  # noqa: E402
 from experiment import Arm, Experiment, Kind, Run, add_arguments, on_device, quick, run_all  # noqa: E402
 
 MAX_SECONDS = 4.0
+HELD_OUT = 10
+"""Of the sentences for training, one in so many is in `valid`."""
 UPDATES, MORE_UPDATES = 1500, 300
 TUNED = ("2,1,1", "4,1,1")
 MARGIN = 0.015
@@ -111,9 +113,12 @@ def rows_of(folder: Path, splits: dict[str, str]) -> list[list[str]]:
 
 
 def prepare_data(commonvoice: Path, run: Run) -> None:
-    """Prepare `train`, `valid` (prompts only) and `dev`, which is test prompts and dev sentences of Common Voice."""
+    """Prepare `train`, `valid` and `dev`, each of prompts and sentences; the prompts of `dev` are the test prompts."""
     rows = rows_of(QUICKSTART / "corpus", {"train": "train", "dev": "valid", "test": "dev"})
-    rows += rows_of(commonvoice, {"train": "train", "dev": "dev"})
+    sentences = rows_of(commonvoice, {"train": "train"})
+    for index, (path, text, _, speaker) in enumerate(sentences):
+        rows.append([path, text, "train" if index % HELD_OUT else "valid", speaker])
+    rows += rows_of(commonvoice, {"dev": "dev"})
     listing = write_corpus(run.out / "recordings", rows)
     print(prepare("csv", listing, run.data, max_seconds=MAX_SECONDS).summary())
 

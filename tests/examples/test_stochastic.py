@@ -38,12 +38,12 @@ def trained(example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(experiment, "train", fake_train)
     monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
-    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out: out.touch())
+    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out, ema: out.touch())
     rates = iter(range(1, 10**6))
     monkeypatch.setattr(experiment, "trial_error", lambda run, kind, rate: next(rates) / 1e6)
     run = experiment.Run(example.EXPERIMENT, tmp_path, (1, 2))
     trials = experiment.try_rates(run)
-    experiment.train_arms(run, {kind: experiment.best_rate(errors) for kind, errors in trials.items()})
+    experiment.train_arms(run, example.ARMS, {kind: experiment.best_rate(errors) for kind, errors in trials.items()})
     assert all(run.model(arm.name, seed).exists() for arm in example.ARMS for seed in run.seeds)
     return found
 
@@ -139,7 +139,7 @@ def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
         return folder
 
     monkeypatch.setattr(experiment, "train", fake_train)
-    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out: write_model(out, model))
+    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out, ema: write_model(out, model))
     trials = {"sampled over S, Q, K": {"0.001": 0.5, "0.002": 0.25}}
     (tmp_path / "results.json").write_text(json.dumps({"seeds": seeds, "learning_rates": trials}))
     (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
@@ -168,9 +168,82 @@ def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
     assert table.count("\n") == 2 + 2 * 4 + 1 + 2 + 6
 
 
-def test_pooling_needs_the_results_of_digits(load_script: Callable[[Path], ModuleType], tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["pooling", "elastic_training"])
+def test_what_goes_on_needs_the_results_before(
+    load_script: Callable[[Path], ModuleType], tmp_path: Path, script: str
+) -> None:
     with pytest.raises(InputError, match=r"results\.json"):
-        load_script(STOCHASTIC / "pooling.py").run_all(tmp_path)
+        load_script(STOCHASTIC / f"{script}.py").run_all(tmp_path)
+
+
+def test_variants_of_elastic_training_fit_the_recipe(
+    load_script: Callable[[Path], ModuleType], compose_recipe: Callable[[Path, list[str]], Any], tmp_path: Path
+) -> None:
+    script = load_script(STOCHASTIC / "elastic_training.py")
+    plain = compose_recipe(script.EXPERIMENT.recipe, [])
+    for kind in script.variants(tmp_path).values():
+        changed = compose_recipe(script.EXPERIMENT.recipe, list(kind.settings))
+        assert changed != plain
+        assert bool(changed.ema.store_ema) == kind.ema
+
+
+def test_variants_of_elastic_training_compute_as_much_as_the_baseline(
+    load_script: Callable[[Path], ModuleType], tiny_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    script = load_script(STOCHASTIC / "elastic_training.py")
+    architecture = tiny_model(encoder_layers=2).header.architecture
+    updates = {
+        name: script.updates_of_equal_compute(kind, architecture, epoch=100)
+        for name, kind in script.variants(tmp_path).items()
+    }
+    assert script.updates_of_equal_compute(script.UNIFORM, architecture, 100) == 1500
+    assert updates["centred positions"] == updates["moving average of weights"] == 1500
+    assert updates["larger points more often"] < 1500 < updates["smaller points more often"]
+    assert updates["full point first"] < 1500 < updates["most squeezed first"]
+    assert 1300 < updates["distilled from the recognizer"] < 1500
+    assert abs(updates["two points in a batch"] - 1500) < 50
+    # The largest, the smallest and one sampled point in each update.
+    assert updates["sandwich"] == updates["sandwich, in-place distillation"]
+    assert 300 < updates["sandwich"] < 600
+
+
+def test_variants_of_elastic_training_are_compared_with_uniform_sampling(
+    load_script: Callable[[Path], ModuleType],
+    tiny_model: Callable[..., ModelFile],
+    wav: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = load_script(STOCHASTIC / "elastic_training.py")
+    experiment = sys.modules["experiment"]
+    model, trained = tiny_model(encoder_layers=2), []
+    two = {name: script.variants(tmp_path)[name] for name in ("sandwich", "centred positions")}
+    monkeypatch.setattr(script, "variants", lambda out: two)
+    monkeypatch.setattr(script, "POINTS", ("1,1,1", "4,2,2"))
+    monkeypatch.setattr(experiment, "train", lambda config, overrides, *_, **__: trained.append(overrides))
+    monkeypatch.setattr(experiment, "export_checkpoint", lambda checkpoint, out, ema: write_model(out, model))
+    (tmp_path / "results.json").write_text(
+        json.dumps({"seeds": [3, 4], "learning_rates": {"retrofit over S, Q, K": {"0.1": 0.5, "0.3": 0.25}}})
+    )
+    (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": ["model.init_checkpoint=x.pt"]}')
+    utterances = [Utterance(wav(f"{text}.wav", 1.0, seed=len(text)), 16_000, text) for text in ("ONE", "SEVEN")]
+    for subset in ("train", "valid", "dev"):
+        write_manifest(tmp_path / "data", subset, utterances, model.header.units)
+    for seed in (3, 4):
+        write_model(tmp_path / f"retrofit-over-s-q-k-1-500-updates-seed-{seed}.safetensors", model)
+
+    script.run_all(tmp_path)
+    assert len(trained) == 2 * len(two)
+    for overrides in trained:
+        assert {"optimization.lr=[0.3]", "model.init_checkpoint=x.pt"} <= set(overrides)
+    results = json.loads((tmp_path / "elastic_training.json").read_text(encoding="utf-8"))
+    for subset in ("valid", "dev"):
+        for compared in results[subset].values():
+            assert len(compared) == 1 + len(two)
+            assert all(each["difference"]["combined"]["value"] == 0 for each in compared.values())  # the same model
+        at_points = [results[subset][point]["sandwich"]["rate"]["by_seed"][0] for point in ("1,1,1", "4,2,2")]
+        assert results[subset]["all"]["sandwich"]["rate"]["by_seed"][0] == pytest.approx(sum(at_points) / 2)
+    assert (tmp_path / "elastic_training.md").read_text(encoding="utf-8") == script.markdown(results)
 
 
 @pytest.mark.parametrize("corpus", sorted(path.name for path in STOCHASTIC.glob("results/*") if path.is_dir()))
