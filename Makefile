@@ -9,6 +9,7 @@
 #   make gpu MINUTES=30 SPEECH=/path DIGITS=/path      tests, speed and trainings that need a GPU
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
 #   make results-check SHARE=0.1    recompute a random share of the recorded error rates from the stored models
+#   make results FSDD=/path COMMONVOICE=/path    rebuild every table that needs no GPU; a day, resumable
 #   make docs                       build the documentation site: outputs/site/index.html
 # Settings of pip apply: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs torch without CUDA.
 
@@ -18,6 +19,7 @@ PYTEST_FLAGS ?=
 FSDD ?=
 ARCHITECTURE ?= base
 SPEECH ?=
+COMMONVOICE ?=
 DIGITS ?=
 DEVICE ?= cuda
 SHARE ?= 0.1
@@ -28,10 +30,10 @@ PY := .venv/bin/python
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit fuzz gpu soak lint docs fsdd stochastic benchmark results-check clean
+.PHONY: help install demo test test-unit fuzz gpu soak lint docs fsdd stochastic benchmark results results-check clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,13p
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n 1,14p
 
 install: $(STAMP)
 
@@ -72,6 +74,10 @@ test: lint
 
 test-unit: $(STAMP)
 	$(PY) -m pytest -n $(TEST_WORKERS) -m unit $(PYTEST_FLAGS)
+
+results: $(STAMP)
+	$(PY) benchmarks/rebuild_results.py $(if $(FSDD),--fsdd "$(FSDD)") \
+	  $(if $(COMMONVOICE),--commonvoice "$(COMMONVOICE)")
 
 results-check: $(STAMP)
 	$(PY) benchmarks/check_results.py --share $(SHARE)

@@ -8,38 +8,17 @@ its data is left out and named. Prints a table, and writes the states of the ste
 """
 
 import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from w2v_compress.cli.console import print_table
-from w2v_compress.files import write_json
-
 ROOT = Path(__file__).resolve().parents[1]
-GRACE = 60
-"""Seconds that a step has to save and end after SIGTERM."""
+sys.path.append(str(ROOT / "benchmarks"))
+
+from steps import Step, run_steps  # noqa: E402
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command with its result."""
-
-    name: str
-    command: list[str]
-    result: Path
-    """File that it writes, or the folder of a step that goes on."""
-    environment: dict[str, str] = field(default_factory=dict)
-    missing: str = ""
-    """Option of the data that it lacks, if any."""
-
-
-def steps(arguments: argparse.Namespace) -> Iterator[Step]:
+def gpu_steps(arguments: argparse.Namespace) -> Iterator[Step]:
     """Yield the steps in order of worth."""
     cpu, out = arguments.device == "cpu", arguments.out
     results = out if cpu else ROOT / "benchmarks" / "results"
@@ -65,31 +44,6 @@ def steps(arguments: argparse.Namespace) -> Iterator[Step]:
     yield Step("claims", claims, out / "claims" / "results.json", missing="" if arguments.digits else "--digits")
 
 
-def run(step: Step, seconds: float, log: Path) -> str:
-    """Run a step for at most `seconds`, and return what became of it."""
-    if step.missing:
-        return f"left out: no {step.missing}"
-    step.result.parent.mkdir(parents=True, exist_ok=True)
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # of this environment
-    environment = os.environ | {"PATH": programs} | step.environment
-    with log.open("a") as output:
-        process = subprocess.Popen(
-            step.command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status = process.wait(timeout=max(1.0, seconds))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=GRACE)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-            return "out of time, goes on next time"
-    if status:
-        return f"failed with status {status}: {log}"
-    return "done" if step.result.exists() else f"wrote no {step.result}: {log}"
-
-
 def main() -> None:
     """Run the steps, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,21 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "gpu", help="folder for states and logs")
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    end, file = time.monotonic() + 60 * arguments.minutes, arguments.out / "state.json"
-    states = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for step in steps(arguments):
-        if states.get(step.name, {}).get("state") == "done":
-            continue
-        start = time.monotonic()
-        state = (
-            run(step, end - start, arguments.out / f"{step.name.replace(' ', '_')}.log") if start < end else "no time"
-        )
-        states[step.name] = {"state": state, "seconds": round(time.monotonic() - start, 1), "result": str(step.result)}
-        write_json(file, states)
-    rows = [[name, state["state"], f"{state['seconds']:.0f}"] for name, state in states.items()]
-    print_table(f"GPU runs on {arguments.device}", ["step", "state", "seconds"], rows)
-    if any(state["state"].startswith(("failed", "wrote no")) for state in states.values()):
+    if not run_steps(gpu_steps(arguments), arguments.out, f"GPU runs on {arguments.device}", arguments.minutes):
         sys.exit(1)
 
 
