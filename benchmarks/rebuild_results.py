@@ -98,6 +98,10 @@ RECIPES = {
         f"python {STOCHASTIC}/pooling.py {{out}}/digits",
         tables_of("digits", f"{STOCHASTIC}/results/digits", "pooling.json", "pooling.md"),
     ),
+    "pre-training": Recipe(
+        f"python {STOCHASTIC}/pretraining.py {{out}}/digits",
+        tables_of("digits", f"{STOCHASTIC}/results/digits", "pretraining.json", "pretraining.md"),
+    ),
     "claims on sentences": Recipe(
         f"python {STOCHASTIC}/sentences.py {{commonvoice}} --out {{out}}/sentences",
         tables_of("sentences", f"{STOCHASTIC}/results/sentences", *RESULTS),

@@ -7,11 +7,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from w2v_compress.data.manifest import Utterance, read_manifest, write_manifest
 from w2v_compress.errors import InputError
+from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.model_file.storage import ModelFile, write_model
 from w2v_compress.papers.stochastic import markdown
 
@@ -168,7 +170,48 @@ def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
     assert table.count("\n") == 2 + 2 * 4 + 1 + 2 + 6
 
 
-@pytest.mark.parametrize("script", ["pooling", "elastic_training"])
+def test_pretraining_is_compared_with_random_weights_at_the_best_rates(
+    load_script: Callable[[Path], ModuleType],
+    compose_recipe: Callable[[Path, list[str]], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = load_script(STOCHASTIC / "pretraining.py")
+    trained: list[tuple[str, int]] = []
+
+    def fake_train(config: Path, overrides: list[str], folder: Path, updates: int, **_: object) -> Path:
+        compose_recipe(config, ["common.user_dir=x", "checkpoint.save_dir=x", "optimization.max_update=4", *overrides])
+        trained.append((folder.name, updates))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").write_text('{"train_code_perplexity": "9.5"}\n[x] - {"train_code_perplexity": "12.5"}\n')
+        return folder / "checkpoint_last.pt"
+
+    def counted(model: Path, data: Path, subset: str, point: str, *_: object) -> ErrorCounts:
+        assert (subset, point) == ("valid", "1,1,1")
+        errors = [3, 0] if "pinned" in model.name else [1, 1] if "diversity-1-rate-0-002" in model.name else [4, 4]
+        return ErrorCounts(np.array(errors), np.array([10, 10]))
+
+    monkeypatch.setattr(script, "train", fake_train)
+    monkeypatch.setattr(sys.modules["experiment"], "train", fake_train)
+    monkeypatch.setattr(sys.modules["experiment"], "export_checkpoint", lambda checkpoint, out, ema: out.touch())
+    monkeypatch.setattr(sys.modules["experiment"], "count_errors", counted)
+    monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
+    monkeypatch.setattr(script, "count_errors", counted)
+    (tmp_path / "results.json").write_text('{"seeds": [2]}')
+    (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
+    script.run_all(tmp_path)
+    script.run_all(tmp_path)  # finished steps are skipped
+    assert len(trained) == 3 + 3 * 3
+    assert all(updates == 2000 for _, updates in trained)
+    results = json.loads((tmp_path / "pretraining.json").read_text(encoding="utf-8"))
+    scratch, _, better, _ = results["models"]
+    assert (scratch["wer"], scratch["difference"]["value"]) == (0.15, 0)
+    assert (better["wer"], better["rate"], better["code_perplexity"]) == (0.1, 0.002, 12.5)
+    assert better["difference"]["value"] == pytest.approx(-0.05)
+    assert (tmp_path / "pretraining.md").read_text(encoding="utf-8").count("\n") == 2 + 4
+
+
+@pytest.mark.parametrize("script", ["pooling", "elastic_training", "pretraining"])
 def test_what_goes_on_needs_the_results_before(
     load_script: Callable[[Path], ModuleType], tmp_path: Path, script: str
 ) -> None:
