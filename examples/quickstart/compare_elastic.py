@@ -1,15 +1,17 @@
 """Compare recipes for the elastic student on the dev prompts.
 
     python examples/quickstart/compare_elastic.py                  # all trials, ten minutes for each two
-    python examples/quickstart/compare_elastic.py "four layers" "sandwich"
+    python examples/quickstart/compare_elastic.py "four layers" "sandwich" --seeds 1 2 3
 
 Trials change the settings of elastic.yaml and run in parallel, on one core each. Compare those of about the same time,
 or of the same number of updates. All are evaluated at the points of elastic.yaml, also at those that a trial does not
-train. Finished trials are skipped. Results are written to out/elastic-trials/trials.json and .md; results/ has those
-behind the recipe.
+train; with several seeds, figures are means. Finished trials are skipped. Results are written to
+out/elastic-trials/trials.json and .md; results/ has those behind the recipe.
 """
 
 import argparse
+import json
+import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -26,7 +28,7 @@ from w2v_compress.files import write_json, write_text
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, file_name, finished_trials, run_in_parallel, trial_table  # noqa: E402
+from common import count_errors, file_name, run_in_parallel, trial_table  # noqa: E402
 from run import POINTS, SEED, Student, Training  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
@@ -57,25 +59,58 @@ TRIALS: dict[str, tuple[int, list[str]]] = {
 """Updates and settings of each trial."""
 
 
-def run_trial(name: str, data: Path, out: Path, progress: Progress) -> None:
+def row_file(trials: Path, name: str, seed: int) -> Path:
+    """Return the file with the results of a trial with one seed."""
+    return trials / file_name(name if seed == SEED else f"{name} seed {seed}") / "row.json"
+
+
+def run_trial(name: str, seed: int, data: Path, trials: Path, progress: Progress) -> None:
     """Train and evaluate one trial, and write its row; do nothing if that exists."""
     updates, settings = TRIALS[name]
-    folder = out / file_name(name)
-    row_file, model = folder / "row.json", folder / "model.safetensors"
-    if row_file.exists():
+    file = row_file(trials, name, seed)
+    model = file.with_name("model.safetensors")
+    if file.exists():
         return
     began = time.monotonic()
-    Training(name, Student("elastic.yaml", updates, tuple(settings)), model).run(data, progress)
+    Training(name, Student("elastic.yaml", updates, tuple(settings)), model, seed).run(data, progress)
     minutes = (time.monotonic() - began) / 60
     rates = {
         unit: {point: count_errors(model, data, "dev", point, unit).rate for point in POINTS}
         for unit in ("words", "characters")
     }
-    write_json(row_file, {"trial": name, "updates": updates, "settings": settings, "minutes": minutes, **rates})
+    write_json(file, {"trial": name, "updates": updates, "settings": settings, "minutes": minutes, **rates})
+
+
+def finished_trials(trials: Path) -> list[dict[str, Any]]:
+    """Return the rows of all finished trials, those with several seeds with the mean of each figure."""
+    rows = []
+    for name in TRIALS:
+        files = {
+            int(path.parent.name.rpartition("-")[2]): path for path in trials.glob(f"{file_name(name)}-seed-*/row.json")
+        }
+        if (first := row_file(trials, name, SEED)).exists():
+            files[SEED] = first
+        if files:
+            seeds = {seed: json.loads(files[seed].read_text(encoding="utf-8")) for seed in sorted(files)}
+            rows.append(mean_row(seeds))
+    return rows
+
+
+def mean_row(seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the row of a trial from those of its seeds, which it also has."""
+    rows = list(seeds.values())
+    means = {
+        unit: {point: statistics.fmean(row[unit][point] for row in rows) for point in POINTS}
+        for unit in ("words", "characters")
+    }
+    minutes = statistics.fmean(row["minutes"] for row in rows)
+    by_seed = {str(seed): {unit: row[unit] for unit in means} for seed, row in seeds.items()}
+    return {**rows[0], "minutes": minutes, **means, "seeds": by_seed}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Format the CER of the trials at each point, and the mean WER over the points, as a table."""
+    rows = [{**row, "trial": _with_seeds(row)} for row in rows]
 
     def rates(row: Mapping[str, Any]) -> dict[str, float]:
         cer = {f"CER, {point}": rate for point, rate in row["characters"].items()}
@@ -84,13 +119,19 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return trial_table(rows, rates)
 
 
-def run(names: list[str], out: Path) -> None:
+def _with_seeds(row: Mapping[str, Any]) -> str:
+    """Return the name of a trial with the number of its seeds, if there are several."""
+    seeds = len(row.get("seeds", ()))
+    return f"{row['trial']}, {seeds} seeds" if seeds > 1 else row["trial"]
+
+
+def run(names: list[str], seeds: list[int], out: Path) -> None:
     """Run the trials, then print and write the results of all finished ones."""
     data, trials = out / "data", out / "elastic-trials"
     if not (data / "dev.tsv").exists():
         print(prepare("csv", HERE / "corpus", data).summary())
-    run_in_parallel(run_trial, [(name, data, trials) for name in names])
-    rows = finished_trials(trials, TRIALS)
+    run_in_parallel(run_trial, [(name, seed, data, trials) for name in names for seed in seeds])
+    rows = finished_trials(trials)
     write_json(trials / "trials.json", {"seed": SEED, "trials": rows, "machine": describe_machine()})
     write_text(trials / "trials.md", markdown(rows))
     print(markdown(rows))
@@ -99,12 +140,13 @@ def run(names: list[str], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trials", nargs="*", help=f"trials to run: {', '.join(TRIALS)} (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[SEED], help="one or more seeds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
     args = parser.parse_args()
     if unknown := [name for name in args.trials if name not in TRIALS]:
         parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
     try:
-        run(args.trials or list(TRIALS), args.out.resolve())
+        run(args.trials or list(TRIALS), args.seeds, args.out.resolve())
     except (OSError, InputError) as error:
         sys.exit(f"compare_elastic: {error}")
 

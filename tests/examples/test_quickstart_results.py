@@ -204,6 +204,34 @@ def test_settings_of_students_and_trials_fit_their_recipes(
     assert losses["CTC and hidden states, 800 updates"] == (0, 2, 1, 1)
 
 
+def test_trials_with_several_seeds_are_means(
+    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = script("compare_elastic")
+    trained: list[tuple[str, int]] = []
+    monkeypatch.setattr(compare.Training, "run", lambda self, data, progress: trained.append((self.name, self.seed)))
+
+    def counted(model: Path, data: Path, subset: str, point: str, unit: str) -> ErrorCounts:
+        errors = trained[-1][1] + compare.POINTS.index(point)
+        return ErrorCounts(np.array([errors]), np.array([20]))
+
+    monkeypatch.setattr(compare, "count_errors", counted)
+    monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev.tsv").touch()
+    compare.run(["muon", "sandwich"], [1], tmp_path)
+    compare.run(["muon"], [1, 4], tmp_path)
+    assert trained == [("muon", 1), ("sandwich", 1), ("muon", 4)]
+    trials = json.loads((tmp_path / "elastic-trials" / "trials.json").read_text(encoding="utf-8"))["trials"]
+    muon, sandwich = trials
+    assert muon["characters"]["2,1,1"] == pytest.approx((2 + 5) / 2 / 20)
+    assert {seed: rates["words"]["1,1,1"] for seed, rates in muon["seeds"].items()} == {"1": 0.05, "4": 0.2}
+    assert sandwich["characters"]["2,1,1"] == 0.1
+    table = (tmp_path / "elastic-trials" / "trials.md").read_text(encoding="utf-8")
+    assert "| muon, 2 seeds |" in table
+    assert "| sandwich " in table
+
+
 def test_the_readme_shows_the_recorded_results_over_seeds(script: Callable[[str], ModuleType]) -> None:
     recorded = json.loads((QUICKSTART / "results" / "seeds.json").read_text(encoding="utf-8"))
     table = script("seeds").markdown(recorded)
