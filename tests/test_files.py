@@ -49,6 +49,14 @@ def test_a_full_disk_is_an_input_error_that_names_the_path(tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
+def test_an_error_of_a_nested_writer_names_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(InputError, match=f"^{path}: cannot be written: No space"):  # noqa: SIM117
+        with replacing(path) as temporary, replacing(temporary):
+            raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
 def test_missing_folders_are_created_and_removed_after_a_failure(tmp_path: Path) -> None:
     for write in (replacing, replacing_together):
         path = tmp_path / write.__name__ / "new" / "out.txt"

@@ -34,6 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, target)
         except OSError as error:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        except InputError as error:  # of a function that wrote to the temporary path, or read it
+            raise InputError(str(error).replace(str(temporary), str(path))) from error
         finally:
             temporary.unlink(missing_ok=True)
 

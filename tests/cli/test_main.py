@@ -153,6 +153,18 @@ def test_quantize_prints_size_and_error_rate(
     assert "already quantized" in err
 
 
+def test_quantize_leaves_nothing_behind_that_it_cannot_measure(
+    run: Run, tiny_path: Path, data: Path, tmp_path: Path
+) -> None:
+    out_path = tmp_path / "int8" / "int8.safetensors"
+    first = tmp_path / "0.wav"
+    first.write_bytes(first.read_bytes()[:20])
+    status, _, err = run("quantize", tiny_path, out_path, "--data", data, "--subset", "dev")
+    assert status == 1
+    assert err.startswith(f"w2v-compress: {first}: ")
+    assert not out_path.parent.exists()
+
+
 def test_quantize_prints_the_cost_of_each_part_and_keeps_parts(
     run: Run, tiny_path: Path, data: Path, tmp_path: Path
 ) -> None:

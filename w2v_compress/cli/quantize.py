@@ -66,7 +66,7 @@ def quantize(
     """Quantize a model file to int8."""
     from ..data.manifest import read_manifest
     from ..evaluation.sensitivity import EvaluationSet, quantize_within_limit
-    from ..files import write_json
+    from ..files import replacing, write_json
     from ..model_file.storage import quantize_file
 
     if max_wer_increase is not None and data is None:
@@ -81,19 +81,21 @@ def quantize(
         calibration = _calibrate(model, read_manifest(calibrate, speech), scheme, kept, seed)
         result["calibration"] = {"data": str(calibrate), "subset": speech} | calibration.describe()
     costs = _part_costs(model, scheme, dataset, calibration) if sensitivity or max_wer_increase is not None else []
-    if max_wer_increase is None:
-        quantize_file(model, out, scheme, kept, calibration)
-    else:
-        kept = quantize_within_limit(model, out, scheme, dataset, max_wer_increase / 100, costs, kept, calibration)
-        parts = ", ".join(kept) or "none"
-        print(f"left in floating point to limit the WER increase to {max_wer_increase:g} points: {parts}")
-    before, after = model.stat().st_size, out.stat().st_size
-    result |= {"keep": kept, "bytes_before": before, "bytes_after": after, "ratio": before / after}
-    if costs:
-        result["sensitivity"] = [dataclasses.asdict(cost) for cost in costs]
-    print(f"{megabytes(before)} -> {megabytes(after)}: {before / after:.2f} times smaller")
-    if utterances:
-        result |= _before_and_after(model, out, utterances, batch_size)
+    with replacing(out) as written:  # what cannot be measured is not left behind
+        if max_wer_increase is None:
+            quantize_file(model, written, scheme, kept, calibration)
+        else:
+            limit = max_wer_increase / 100
+            kept = quantize_within_limit(model, written, scheme, dataset, limit, costs, kept, calibration)
+            parts = ", ".join(kept) or "none"
+            print(f"left in floating point to limit the WER increase to {max_wer_increase:g} points: {parts}")
+        before, after = model.stat().st_size, written.stat().st_size
+        result |= {"keep": kept, "bytes_before": before, "bytes_after": after, "ratio": before / after}
+        if costs:
+            result["sensitivity"] = [dataclasses.asdict(cost) for cost in costs]
+        print(f"{megabytes(before)} -> {megabytes(after)}: {before / after:.2f} times smaller")
+        if utterances:
+            result |= _before_and_after(model, written, utterances, batch_size)
     if json_file:
         write_json(json_file, result)
 
