@@ -1,5 +1,6 @@
 """Shared code of the examples: train with fairseq, count errors in parallel, skip finished steps, write results."""
 
+import argparse
 import csv
 import json
 import multiprocessing
@@ -118,6 +119,30 @@ def run_in_parallel(train_chain: Callable[..., None], chains: Iterable[tuple[Any
         except InputError:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def run_in_folder(description: str | None, run: Callable[[Path], None], default: Path | None = None) -> None:
+    """Be the command line of a script that works in one folder: `--out`, or an argument if there is no default.
+
+    Prints an error that a user can correct in one line, with the name of the script, and exits with status 1.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if default is None:
+        parser.add_argument("out", type=Path, metavar="FOLDER", help="output folder of the experiment to go on with")
+    else:
+        parser.add_argument("--out", type=Path, default=default, help="output folder (default: %(default)s)")
+    out = parser.parse_args().out.resolve()
+    with one_line_errors():
+        run(out)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an error that a user can correct into a line that starts with the name of the script, and status 1."""
+    try:
+        yield
+    except (OSError, InputError) as error:
+        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
 
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,26 @@ def data(tmp_path: Path, wav: Callable[..., Path], tiny_path: Path) -> Path:
     utterances = [Utterance(path, 16_000, text) for path, text in zip(paths, texts, strict=True)]
     write_manifest(folder, "dev", utterances, Units.letters())
     return folder
+
+
+@pytest.fixture(scope="session")
+def compose_recipe() -> Callable[..., Any]:
+    """compose_recipe(recipe, overrides=(), with_hydra=True) composes a configuration like fairseq-hydra-train.
+
+    With or without the settings of hydra itself.
+    """
+
+    def composed(recipe: Path, overrides: Sequence[str] = (), with_hydra: bool = True) -> Any:
+        from fairseq.dataclass.initialize import hydra_init
+        from hydra import compose, initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+
+        GlobalHydra.instance().clear()
+        hydra_init(recipe.stem)
+        with initialize_config_dir(str(recipe.parent), version_base="1.1"):
+            return compose(recipe.stem, overrides=list(overrides), return_hydra_config=with_hydra)
+
+    return composed
 
 
 @pytest.fixture(scope="session")

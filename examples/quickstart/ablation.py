@@ -8,13 +8,11 @@ learning rate of student.yaml. WER is that of greedy decoding in fp32 on the tes
 out/ablation.json and .md. Finished steps are skipped.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts
@@ -24,7 +22,7 @@ from w2v_compress.papers.seeds import cells, combined_interval, difference, mean
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, file_name  # noqa: E402
+from common import count_errors_in_parallel, file_name, run_in_folder  # noqa: E402
 from run import Student, Training, train_missing  # noqa: E402
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -115,15 +113,5 @@ def markdown(results: dict[str, Any]) -> str:
     return markdown_table(["loss", "WER, %", "over seeds", "over prompts", "minus CTC alone"], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
-    args = parser.parse_args()
-    try:
-        run(args.out.resolve())
-    except (OSError, InputError) as error:
-        sys.exit(f"ablation: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_in_folder(__doc__, run, HERE / "out")

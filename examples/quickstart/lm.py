@@ -6,7 +6,6 @@ The language model is the bigram of bigram.py. Its weight and the word score are
 prompts. Results are written to out/lm.json.
 """
 
-import argparse
 import dataclasses
 import sys
 import time
@@ -17,7 +16,6 @@ import numpy as np
 
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, peak_memory
 from w2v_compress.evaluation.report import megabytes
 from w2v_compress.evaluation.wer import compare, error_rate
@@ -29,9 +27,10 @@ from w2v_compress.runtime.decoding.words import LogProbs
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE))
+sys.path += [str(HERE.parent), str(HERE)]
 
 from bigram import Emissions, dev_rates, write_bigram  # noqa: E402
+from common import run_in_folder  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
 HOUR_FRAMES = 3600 * 50
@@ -94,10 +93,4 @@ def run(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
-    arguments = parser.parse_args()
-    try:
-        run(arguments.out)
-    except InputError as error:
-        sys.exit(f"quickstart: {error}")
+    run_in_folder(__doc__, run, HERE / "out")

@@ -7,13 +7,11 @@ elastic one. WER is that of greedy decoding in fp32 on the test prompts; time is
 batches of one, interleaved. Results are written to out/seeds.json, .md and .png. Finished steps are skipped.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.evaluation.wer import ErrorCounts
@@ -23,7 +21,7 @@ from w2v_compress.papers.seeds import cells, difference, rates
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, file_name, load_in_file_precision  # noqa: E402
+from common import count_errors_in_parallel, file_name, load_in_file_precision, run_in_folder  # noqa: E402
 from figures import plot_curves  # noqa: E402
 from run import POINTS, SEED, STUDENTS, Student, Training, quantized_beside, time_systems, train_missing  # noqa: E402
 
@@ -123,15 +121,5 @@ def markdown(results: dict[str, Any]) -> str:
     return markdown_table(["WER, %", "ms per s of audio", "mean", "over seeds", "over prompts"], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="output folder (default: %(default)s)")
-    args = parser.parse_args()
-    try:
-        run(args.out.resolve())
-    except InputError as error:
-        sys.exit(f"seeds: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_in_folder(__doc__, run, HERE / "out")

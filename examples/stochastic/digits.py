@@ -6,7 +6,6 @@
 Finished steps are skipped and interrupted trainings continue; remove the output folder to start again.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
 from common import write_corpus  # noqa: E402
-from experiment import Arm, Experiment, Kind, Run, add_arguments, on_device, quick, run_all  # noqa: E402
+from experiment import Arm, Experiment, Kind, Run, command_line  # noqa: E402
 
 DATA_SEED = 1
 STRINGS = 3000
@@ -145,31 +144,12 @@ def prepare_data(source: Path, run: Run) -> None:
     print(prepare("fsdd", listing, run.data, join="1:4", join_count=STRINGS, seed=DATA_SEED).summary())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="the Free Spoken Digit Dataset")
-    add_arguments(parser, seeds=range(2, 7))
-    args = parser.parse_args()
-    out = args.out or HERE / ("out-digits-quick" if args.quick else "out-digits")
-    command = f"python examples/stochastic/digits.py FOLDER --seeds {' '.join(map(str, args.seeds))}"
-    experiment = quick(EXPERIMENT) if args.quick else EXPERIMENT
-    run = Run(
-        experiment,
-        out.resolve(),
-        tuple(dict.fromkeys(args.seeds)),
-        divisor=500 if args.quick else 1,
-        settings=on_device(args.gpu),
-    )
-    try:
-        run_all(
-            run,
-            lambda: prepare_data(args.source, run),
-            {"corpus": str(args.source.resolve())},
-            command + (" --gpu" if args.gpu else "") + (" --quick" if args.quick else ""),
-        )
-    except InputError as error:
-        sys.exit(f"digits: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(
+        __doc__,
+        EXPERIMENT,
+        prepare_data,
+        corpus="the Free Spoken Digit Dataset",
+        seeds=range(2, 7),
+        divisor=500,
+    )

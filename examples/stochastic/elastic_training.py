@@ -7,7 +7,6 @@ data and learning rate, and train until they have computed as many multiply-accu
 SENTENCES_OUT/elastic_training.json and .md. Finished steps are skipped.
 """
 
-import argparse
 import itertools
 import math
 import sys
@@ -19,7 +18,6 @@ import yaml
 
 from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.data.manifest import read_manifest
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.compute import Compute, count_compute
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import markdown_table
@@ -34,7 +32,7 @@ from w2v_compress.tasks.point_sampling import PointSampler, PointSamplingConfig
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, print_heading  # noqa: E402
+from common import count_errors_in_parallel, print_heading, run_in_folder  # noqa: E402
 from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 from sentences import ALL_POINTS, EXPERIMENT, OVER_ALL, QUICKSTART, UPDATES  # noqa: E402
 
@@ -197,15 +195,5 @@ def markdown(results: Mapping[str, Any]) -> str:
     return markdown_table(columns, lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, metavar="SENTENCES_OUT", help="output folder of sentences.py")
-    args = parser.parse_args()
-    try:
-        run_all(args.out.resolve())
-    except (OSError, InputError) as error:
-        sys.exit(f"elastic_training: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_in_folder(__doc__, run_all)

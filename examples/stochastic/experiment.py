@@ -33,6 +33,7 @@ from common import (  # noqa: E402
     count_errors_in_parallel,
     file_name,
     load_in_file_precision,
+    one_line_errors,
     print_heading,
     publish,
     require_same_settings,
@@ -293,19 +294,48 @@ def chosen_rate(out: Path, kind: str) -> float:
     return best_rate({float(rate): error for rate, error in results["learning_rates"][kind].items()})
 
 
-def quick(experiment: Experiment) -> Experiment:
-    """Return the experiment without the choice of learning rates."""
-    return dataclasses.replace(experiment, rates=experiment.rates[1:2])
+def command_line(
+    description: str | None,
+    experiment: Experiment,
+    prepare_data: Callable[[Path, Run], None],
+    *,
+    corpus: str,
+    seeds: Sequence[int],
+    divisor: int,
+    settings: Sequence[str] = (),
+) -> None:
+    """Be the command line of an experiment.
 
-
-def on_device(gpu: bool) -> tuple[str, ...]:
-    """Return the overrides of a recipe for the device of `--gpu`."""
-    return ("common.cpu=false",) if gpu else ()
-
-
-def add_arguments(parser: argparse.ArgumentParser, seeds: Sequence[int]) -> None:
-    """Add the options that all experiments share."""
-    parser.add_argument("--out", type=Path, help="output folder (default: out-... beside this script)")
+    Args:
+        description: The text of --help.
+        experiment: What is compared.
+        prepare_data: Prepares the manifests of a run from the folder of the corpus.
+        corpus: What the folder contains.
+        seeds: The seeds by default.
+        divisor: Divisor of the updates of a quick run, which also makes no choice of learning rates.
+        settings: Overrides of the recipe for all arms.
+    """
+    name = experiment.recipe.stem
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="FOLDER", help=corpus)
+    parser.add_argument("--out", type=Path, help=f"output folder (default: out-{name} beside this script)")
     parser.add_argument("--quick", action="store_true", help="few updates, and no choice of learning rates")
     parser.add_argument("--gpu", action="store_true", help="train on a CUDA GPU")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="one or more seeds")
+    args = parser.parse_args()
+    out = args.out or HERE / f"out-{name}{'-quick' if args.quick else ''}"
+    command = f"python examples/stochastic/{name}.py FOLDER --seeds {' '.join(map(str, args.seeds))}"
+    run = Run(
+        dataclasses.replace(experiment, rates=experiment.rates[1:2]) if args.quick else experiment,
+        out.resolve(),
+        tuple(dict.fromkeys(args.seeds)),
+        divisor=divisor if args.quick else 1,
+        settings=(*settings, *(("common.cpu=false",) if args.gpu else ())),
+    )
+    with one_line_errors():
+        run_all(
+            run,
+            lambda: prepare_data(args.source, run),
+            {"corpus": str(args.source.resolve())},
+            command + (" --gpu" if args.gpu else "") + (" --quick" if args.quick else ""),
+        )

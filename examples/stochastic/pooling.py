@@ -8,7 +8,6 @@ search` looks for points on `valid`. On `dev`, each uniform point is compared wi
 computes no more. Results are written to DIGITS_OUT/pooling.json and .md. Finished steps are skipped.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from w2v_compress.data.manifest import read_manifest
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.point_search import search_points
 from w2v_compress.evaluation.report import markdown_table
@@ -27,7 +25,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, print_heading  # noqa: E402
+from common import count_errors_in_parallel, print_heading, run_in_folder  # noqa: E402
 from digits import ALL_POINTS, EXPERIMENT, OVER_ALL  # noqa: E402
 from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 
@@ -133,15 +131,5 @@ def markdown(results: Mapping[str, Any]) -> str:
     return f"{layers}\n{markdown_table(columns, lines)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, metavar="DIGITS_OUT", help="output folder of digits.py")
-    args = parser.parse_args()
-    try:
-        run_all(args.out.resolve())
-    except (OSError, InputError) as error:
-        sys.exit(f"pooling: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_in_folder(__doc__, run_all)

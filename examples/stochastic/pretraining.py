@@ -8,7 +8,6 @@ perplexity of the codes, of at most 64, and the WER on `valid`. The claims are t
 random weights here. Results are written to DIGITS_OUT/pretraining.json and .md. Finished steps are skipped.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from typing import Any
 
 from rich.progress import Progress
 
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import markdown_table
 from w2v_compress.files import write_json, write_text
@@ -26,7 +24,7 @@ from w2v_compress.papers.seeds import difference, mean_and_interval
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, run_in_parallel, train  # noqa: E402
+from common import count_errors, run_in_folder, run_in_parallel, train  # noqa: E402
 from digits import EXPERIMENT, pinned  # noqa: E402
 from experiment import TRIAL_SEED, Kind, Run, continued, run_trial  # noqa: E402
 
@@ -138,15 +136,5 @@ def markdown(results: Mapping[str, Any]) -> str:
     return markdown_table(["start", "perplexity of codes", "rate", "WER on valid, %", "minus random weights"], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, metavar="DIGITS_OUT", help="output folder of digits.py")
-    args = parser.parse_args()
-    try:
-        run_all(args.out.resolve())
-    except (OSError, InputError) as error:
-        sys.exit(f"pretraining: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run_in_folder(__doc__, run_all)

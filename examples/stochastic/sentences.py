@@ -7,7 +7,6 @@ COMMONVOICE_FOLDER contains `utterances.csv` with the columns path, text, split 
 Finished steps are skipped and interrupted trainings continue; remove the output folder to start again.
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ sys.path += [str(HERE.parent), str(HERE)]
 
 from common import write_corpus  # noqa: E402
 from digits import ALL_POINTS, SQUEEZED, pinned  # noqa: E402
-from experiment import Arm, Experiment, Kind, Run, add_arguments, on_device, quick, run_all  # noqa: E402
+from experiment import Arm, Experiment, Kind, Run, command_line  # noqa: E402
 
 MAX_SECONDS = 4.0
 HELD_OUT = 10
@@ -123,30 +122,13 @@ def prepare_data(commonvoice: Path, run: Run) -> None:
     print(prepare("csv", listing, run.data, max_seconds=MAX_SECONDS).summary())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="sentences of Common Voice")
-    add_arguments(parser, seeds=range(1, 4))
-    args = parser.parse_args()
-    out = args.out or HERE / ("out-sentences-quick" if args.quick else "out-sentences")
-    command = f"python examples/stochastic/sentences.py FOLDER --seeds {' '.join(map(str, args.seeds))}"
-    run = Run(
-        quick(EXPERIMENT) if args.quick else EXPERIMENT,
-        out.resolve(),
-        tuple(dict.fromkeys(args.seeds)),
-        divisor=200 if args.quick else 1,
-        settings=(f"model.init_checkpoint={QUICKSTART / 'teacher' / 'teacher.pt'}", *on_device(args.gpu)),
-    )
-    try:
-        run_all(
-            run,
-            lambda: prepare_data(args.source, run),
-            {"corpus": str(args.source.resolve())},
-            command + (" --gpu" if args.gpu else "") + (" --quick" if args.quick else ""),
-        )
-    except InputError as error:
-        sys.exit(f"sentences: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    command_line(
+        __doc__,
+        EXPERIMENT,
+        prepare_data,
+        corpus="sentences of Common Voice",
+        seeds=range(1, 4),
+        divisor=200,
+        settings=(f"model.init_checkpoint={QUICKSTART / 'teacher' / 'teacher.pt'}",),
+    )

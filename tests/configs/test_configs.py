@@ -43,16 +43,10 @@ def recipe_and_group(file: Path) -> tuple[Path, list[str]]:
     return recipe, [f"{'' if chosen else '+'}{group}={file.stem}"]
 
 
-def compose(recipe: Path, *overrides: str, with_hydra: bool = False) -> Any:
-    """Return the configuration that hydra composes, including hydra's own settings if `with_hydra`."""
-    from fairseq.dataclass.initialize import hydra_init
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    hydra_init(recipe.stem)
-    with initialize_config_dir(str(recipe.parent), version_base="1.1"):
-        return compose(recipe.stem, overrides=list(overrides), return_hydra_config=with_hydra)
+@pytest.fixture(scope="module")
+def compose(compose_recipe: Callable[..., Any]) -> Callable[..., Any]:
+    """compose(recipe, *overrides, with_hydra=False) composes a configuration."""
+    return lambda recipe, *overrides, with_hydra=False: compose_recipe(recipe, overrides, with_hydra)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Mo
 
 
 @pytest.fixture(scope="module")
-def build(paths: dict[str, Path]) -> Callable[..., SimpleNamespace]:
+def build(paths: dict[str, Path], compose: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
     """Return build(recipe, *overrides), which builds cfg, task, model, criterion, optimizer and lr_scheduler."""
 
     @functools.cache
@@ -159,7 +153,9 @@ def test_options_of_elastic_fine_tuning(
 
 
 @pytest.mark.parametrize("file", sorted({*FILES} - {*RECIPES}), ids=name_of)
-def test_every_group_file_composes_with_a_recipe(file: Path, paths: dict[str, Path]) -> None:
+def test_every_group_file_composes_with_a_recipe(
+    file: Path, paths: dict[str, Path], compose: Callable[..., Any]
+) -> None:
     if "slurm" in file.name:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     recipe, group = recipe_and_group(file)
@@ -326,7 +322,9 @@ def settings(cfg: Any, prefix: str = "") -> dict[str, Any]:
         ),
     ],
 )
-def test_recipes_differ_from_fairseqs_only_in_listed_values(recipe: str, stock: str, ours: dict[str, Any]) -> None:
+def test_recipes_differ_from_fairseqs_only_in_listed_values(
+    recipe: str, stock: str, ours: dict[str, Any], compose: Callable[..., Any]
+) -> None:
     import fairseq
 
     theirs = OmegaConf.load(Path(fairseq.__file__).parent / "examples" / "wav2vec" / "config" / f"{stock}.yaml")
@@ -346,7 +344,14 @@ def test_recipes_differ_from_fairseqs_only_in_listed_values(recipe: str, stock: 
 @pytest.mark.parametrize(
     ("size", "width", "heads", "layers"), [("tiny", 512, 8, 12), ("small", 768, 12, 12), ("mid", 768, 12, 24)]
 )
-def test_sizes_of_sew(size: str, width: int, heads: int, layers: int, build: Callable[..., SimpleNamespace]) -> None:
+def test_sizes_of_sew(
+    size: str,
+    width: int,
+    heads: int,
+    layers: int,
+    build: Callable[..., SimpleNamespace],
+    compose: Callable[..., Any],
+) -> None:
     """Sizes are those of Wu et al. 2021, table 1, and of the named architectures."""
     architecture = ARCHITECTURES[f"sew-{size}"]
     built = build(PRETRAINING / f"sew_{size}_librispeech.yaml", "++model.encoder_layers=1")
@@ -374,7 +379,9 @@ def test_sizes_of_sew(size: str, width: int, heads: int, layers: int, build: Cal
     ],
     ids=lambda value: value.name if isinstance(value, Path) else str(value),
 )
-def test_processes_and_accumulated_batches(folder: Path, name: str, processes: int, batches: int) -> None:
+def test_processes_and_accumulated_batches(
+    folder: Path, name: str, processes: int, batches: int, compose: Callable[..., Any]
+) -> None:
     if name.startswith("slurm"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     cfg = compose(min(folder.glob("*.yaml")), f"+run_config={name}", "checkpoint.save_dir=/runs/4l", with_hydra=True)

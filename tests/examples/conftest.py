@@ -1,11 +1,10 @@
-"""Fixtures that import scripts of the examples as modules and compose their configurations."""
+"""The fixture that imports scripts of the examples as modules."""
 
 import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -31,20 +30,3 @@ def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], ModuleType]
         return module
 
     return load
-
-
-@pytest.fixture
-def compose_recipe() -> Callable[[Path, list[str]], Any]:
-    """compose_recipe(recipe, overrides) composes a configuration like fairseq-hydra-train, with settings of hydra."""
-
-    def composed(recipe: Path, overrides: list[str]) -> Any:
-        from fairseq.dataclass.initialize import hydra_init
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()
-        hydra_init(recipe.stem)
-        with initialize_config_dir(str(recipe.parent), version_base="1.1"):
-            return compose(recipe.stem, overrides=overrides, return_hydra_config=True)
-
-    return composed
