@@ -1,6 +1,6 @@
 """Test the claims of "On-demand compute reduction with stochastic wav2vec 2.0" (Vyas et al. 2022) on spoken digits.
 
-    python examples/stochastic/digits.py FSDD_FOLDER            # 7 hours on 2 cores; see README.md
+    python examples/stochastic/digits.py FSDD_FOLDER            # 5 hours on 2 cores; see README.md
     python examples/stochastic/digits.py FSDD_FOLDER --quick    # every step in minutes, with untrained models
 
 Finished steps are skipped and interrupted trainings continue; remove the output folder to start again.
@@ -25,6 +25,10 @@ from common import write_corpus  # noqa: E402
 from experiment import Arm, Experiment, Kind, Run, command_line  # noqa: E402
 
 DATA_SEED = 1
+HALF, FULL, TWICE = 1000, 2000, 4000
+"""Updates of the models."""
+TUNING = 250
+"""Updates of tuning to one point."""
 STRINGS = 3000
 """Number of training strings."""
 SQUEEZED = ("1,1,1", "2,1,1", "3,1,1", "4,1,1")
@@ -63,40 +67,40 @@ KINDS = {
     **{tuned(point): Kind((f"task.point='{point}'",), (point,), continues=OVER_S) for point in ("2,1,1", "4,1,1")},
 }
 ARMS = (
-    *(Arm(pinned(point), updates) for point in SQUEEZED for updates in (2000, 4000)),
-    *(Arm(kind, updates) for kind in (OVER_S, OVER_ALL) for updates in (2000, 4000, 8000)),
-    *(Arm(SEW, updates) for updates in (2000, 4000)),
-    *(Arm(pinned(point), 4500) for point in ("2,1,1", "4,1,1")),
-    *(Arm(tuned(point), 500, after=4000) for point in ("2,1,1", "4,1,1")),
+    *(Arm(pinned(point), updates) for point in SQUEEZED for updates in (HALF, FULL)),
+    *(Arm(kind, updates) for kind in (OVER_S, OVER_ALL) for updates in (HALF, FULL, TWICE)),
+    *(Arm(SEW, updates) for updates in (HALF, FULL)),
+    *(Arm(pinned(point), FULL + TUNING) for point in ("2,1,1", "4,1,1")),
+    *(Arm(tuned(point), TUNING, after=FULL) for point in ("2,1,1", "4,1,1")),
 )
 
 
 def _sampled_against_pinned(claim: str, kind: str, updates: int) -> tuple[Comparison, ...]:
     return tuple(
-        Comparison(claim, Arm(kind, updates).name, Arm(pinned(point), 4000).name, point, MARGIN) for point in SQUEEZED
+        Comparison(claim, Arm(kind, updates).name, Arm(pinned(point), FULL).name, point, MARGIN) for point in SQUEEZED
     )
 
 
 COMPARISONS = (
-    *_sampled_against_pinned("3: one sampled model is marginally worse, equal updates", OVER_S, 4000),
-    *_sampled_against_pinned("3: the same, twice the updates for all four", OVER_S, 8000),
-    *_sampled_against_pinned("3: S, Q and K sampled, equal updates", OVER_ALL, 4000),
-    *_sampled_against_pinned("3: S, Q and K sampled, twice the updates", OVER_ALL, 8000),
+    *_sampled_against_pinned("3: one sampled model is marginally worse, equal updates", OVER_S, FULL),
+    *_sampled_against_pinned("3: the same, twice the updates for all four", OVER_S, TWICE),
+    *_sampled_against_pinned("3: S, Q and K sampled, equal updates", OVER_ALL, FULL),
+    *_sampled_against_pinned("3: S, Q and K sampled, twice the updates", OVER_ALL, TWICE),
     *(
         Comparison(
             "4: tuning recovers the difference",
-            Arm(tuned(point), 500, after=4000).name,
-            Arm(pinned(point), 4500).name,
+            Arm(tuned(point), TUNING, after=FULL).name,
+            Arm(pinned(point), FULL + TUNING).name,
             point,
             MARGIN,
         )
         for point in ("2,1,1", "4,1,1")
     ),
     *(
-        Comparison("4: tuning gains", Arm(tuned(point), 500, after=4000).name, Arm(OVER_S, 4000).name, point)
+        Comparison("4: tuning gains", Arm(tuned(point), TUNING, after=FULL).name, Arm(OVER_S, FULL).name, point)
         for point in ("2,1,1", "4,1,1")
     ),
-    Comparison("linear upsampling is better than SEW's", Arm(pinned("2,1,1"), 4000).name, Arm(SEW, 4000).name, "2,1,1"),
+    Comparison("linear upsampling is better than SEW's", Arm(pinned("2,1,1"), FULL).name, Arm(SEW, FULL).name, "2,1,1"),
 )
 
 
@@ -106,9 +110,9 @@ def curve(kind: str) -> Curve:
 
 
 def compare_speeds(counts: Measured, macs: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Compare both kinds of sampling with the models pinned to each squeeze factor for 4,000 updates."""
+    """Compare both kinds of sampling with the models pinned to each squeeze factor for `FULL` updates."""
     others = [curve(pinned(point)) for point in SQUEEZED]
-    return [row for kind in (OVER_S, OVER_ALL) for row in speeds(counts, curve(kind), others, 4000, macs)]
+    return [row for kind in (OVER_S, OVER_ALL) for row in speeds(counts, curve(kind), others, FULL, macs)]
 
 
 EXPERIMENT = Experiment(
@@ -117,10 +121,10 @@ EXPERIMENT = Experiment(
     arms=ARMS,
     comparisons=COMPARISONS,
     speeds=compare_speeds,
-    timed=Arm(OVER_ALL, 4000),
-    trial_updates=2000,
-    continued_trial_updates=500,
-    rates=(0.001, 0.002, 0.004),
+    timed=Arm(OVER_ALL, FULL),
+    trial_updates=HALF,
+    continued_trial_updates=TUNING,
+    rates=(0.004, 0.008),
 )
 
 

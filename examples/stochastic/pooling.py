@@ -3,7 +3,7 @@
     python examples/stochastic/pooling.py DIGITS_OUT    # an output folder of digits.py; an hour on 2 cores
 
 Trains a model at points with factors of their own for each layer, with the data, the seeds and the learning rate of the
-model of digits.py that samples S, Q and K, and for as many updates (8,000). For squeeze factors 1 and 2, `w2v-compress
+model of digits.py that samples S, Q and K, and for as many updates (4,000). For squeeze factors 1 and 2, `w2v-compress
 search` looks for points on `valid`. On `dev`, each uniform point is compared with the best point of the search that
 computes no more. Results are written to DIGITS_OUT/pooling.json and .md. Finished steps are skipped.
 """
@@ -26,11 +26,11 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
 from common import count_errors_in_parallel, print_heading, run_in_folder  # noqa: E402
-from digits import ALL_POINTS, EXPERIMENT, OVER_ALL  # noqa: E402
+from digits import ALL_POINTS, EXPERIMENT, OVER_ALL, TWICE  # noqa: E402
 from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 
 LAYER_WISE = "sampled over S, Q, K, layer-wise"
-ARM, UNIFORM_ARM = Arm(LAYER_WISE, 8000), Arm(OVER_ALL, 8000)
+ARM, UNIFORM_ARM = Arm(LAYER_WISE, TWICE), Arm(OVER_ALL, TWICE)
 SQUEEZES = (1, 2)
 POOLED = ("1,2", "2,1", "2,2")
 """Uniform pooling factors Q,K."""

@@ -29,6 +29,7 @@ from digits import EXPERIMENT, pinned  # noqa: E402
 from experiment import TRIAL_SEED, Kind, Run, continued, run_trial  # noqa: E402
 
 UPDATES = 2000
+"""Updates of the pre-training."""
 WEIGHTS = (0.1, 1.0, 10.0)
 """Weights of the diversity loss; 0.1 is that of wav2vec 2.0."""
 POINT = "1,1,1"

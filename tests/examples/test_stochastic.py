@@ -149,10 +149,10 @@ def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
     for subset in ("valid", "dev"):
         write_manifest(tmp_path / "data", subset, utterances, model.header.units)
     for seed in seeds:
-        write_model(tmp_path / f"sampled-over-s-q-k-8-000-updates-seed-{seed}.safetensors", model)
+        write_model(tmp_path / f"sampled-over-s-q-k-4-000-updates-seed-{seed}.safetensors", model)
 
     pooling.run_all(tmp_path)
-    assert [updates for updates, _ in settings] == [8000, 8000]
+    assert [updates for updates, _ in settings] == [4000, 4000]
     for seed, (_, overrides) in zip(seeds, settings, strict=True):
         assert {f"common.seed={seed}", "optimization.lr=[0.002]", "+task.layer_wise=true"} <= set(overrides)
     results = json.loads((tmp_path / "pooling.json").read_text(encoding="utf-8"))
