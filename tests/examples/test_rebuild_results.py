@@ -20,6 +20,7 @@ KEPT = {
     *(f"benchmarks/results/quantization_quickstart_{subset}.json" for subset in ("dev", "test")),
     *(f"examples/quickstart/results/{name}.json" for name in ("best_on_dev", "first_teacher", "kl_alone")),
     # Trials of recipes; compare_elastic.py makes new ones.
+    "examples/stochastic/results/trials_with_adam.json",
     *(
         f"examples/quickstart/results/elastic_trials{teacher}.json"
         for teacher in ("", "_first_teacher", "_first_teacher_muon", "_second_teacher")
