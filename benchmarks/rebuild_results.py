@@ -177,6 +177,7 @@ RECIPES = {
             ("manifests", "manifests", ""),
         )
     },
+    "claims": Recipe("python benchmarks/claims.py --markdown {out}/claims.md", {"claims.md": f"{STORED}/claims.md"}),
 }
 """The steps by name, in the order in which later ones find the models of earlier ones."""
 

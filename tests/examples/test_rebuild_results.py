@@ -80,6 +80,26 @@ def test_files_and_tables_are_replaced(script: ModuleType, tmp_path: Path) -> No
     assert (root / "examples" / "demo" / "results" / "results.json").read_text() == "{}"
 
 
+def test_the_page_of_results_shows_the_claims_as_the_results_have_them(
+    load_script: Callable[[Path], ModuleType],
+) -> None:
+    claims = load_script(ROOT / "benchmarks" / "claims.py")
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert claims.markdown() in page
+    assert claims.markdown() == (ROOT / "benchmarks" / "results" / "claims.md").read_text(encoding="utf-8")
+    assert page.index(claims.markdown()) < page.index("## The paper's table")
+
+
+def test_verdicts_of_claims(load_script: Callable[[Path], ModuleType]) -> None:
+    claims = load_script(ROOT / "benchmarks" / "claims.py")
+    smaller = claims.Factor("", "", lambda results: results["factor"], 3.5)
+    assert [smaller.cells({"factor": factor})[2] for factor in (3.4, 3.5)] == ["fails", "holds"]
+    better = claims.Difference("", "", lambda results: results, 0.01)
+    intervals = [{"value": 0.0, "low": low, "high": high} for low, high in ((-0.01, 0.009), (-0.02, 0.02))]
+    assert [better.cells(interval)[2] for interval in intervals] == ["holds", "undecided; 4.0x the data"]
+    assert better.cells({"value": 0.03, "low": 0.02, "high": 0.04})[2] == "fails"
+
+
 @pytest.mark.parametrize("name", ["bigfoot", "benchmark_base", "benchmark_large"])
 def test_stored_tables_are_found_on_the_page_of_results(script: ModuleType, name: str) -> None:
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

@@ -117,6 +117,15 @@ def needed_data(interval: Mapping[str, float], margin: float) -> float:
     return (width / distance) ** 2 if distance else math.inf
 
 
+def decision(interval: Mapping[str, float], margin: float) -> str:
+    """Return the verdict, of an undecided claim with how many times as much data would decide it."""
+    found: str = verdict(interval, margin)
+    if found == "undecided":
+        needed = needed_data(interval, margin)
+        found += f"; {needed:.1f}x the data" if needed < 100 else "; on the margin"
+    return found
+
+
 def summarize(counts: Measured, comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Return the error rate of every model at every point, and the differences and verdicts of the comparisons."""
     models = [{"model": model, "point": point, "rate": rates(runs)} for (model, point), runs in counts.items()]
@@ -141,9 +150,7 @@ def claim_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     lines = []
     for row in results["comparisons"]:
         mean, interval = mean_and_interval(row["interval"])
-        decided = row["verdict"]
-        if decided == "undecided":
-            decided += f"; {row['needed_data']:.1f}x the data" if row["needed_data"] < 100 else "; no difference seen"
+        decided = decision(row["interval"], row["margin"])
         names = [row["claim"], row["model"], row["baseline"], row["point"]]
         lines.append([*names, mean, interval, f"< {100 * row['margin']:g}", decided])
     return ["claim", "model", "minus", "point", f"{results['rate']}, points", "95%", "claimed", "verdict"], lines

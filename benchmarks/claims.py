@@ -1,0 +1,148 @@
+"""What reproduces of both papers: each claim with what the stored results say of it.
+
+    python benchmarks/claims.py --markdown benchmarks/results/claims.md
+
+A claim about a difference holds if all of its 95% interval lies under the margin, fails if all of it lies over that,
+and is undecided otherwise; then the table says how many times as much data would decide it, if the mean stayed.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2v_compress.cli.console import print_table
+from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.files import write_text
+from w2v_compress.papers.seeds import combined_interval, mean_and_interval
+from w2v_compress.papers.stochastic import decision
+
+ROOT = Path(__file__).resolve().parents[1]
+COLUMNS = ["claim", "measured", "claimed", "verdict", "results"]
+BIGFOOT = "benchmarks/results/bigfoot.json"
+DIGITS = "examples/fsdd/results/results.json"
+PROMPTS = "examples/quickstart/results/results.json"
+SEEDS = "examples/quickstart/results/seeds.json"
+INT8_MARGIN = 0.005
+"""WER that int8 may cost; the paper has 0.0012 for LARGE."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A claim that something is so many times smaller or faster."""
+
+    text: str
+    results: str
+    find: Callable[[Any], float]
+    """Finds the factor in the results."""
+    least: float
+
+    def cells(self, results: Any) -> list[str]:
+        """Return what was measured, what is claimed, and the verdict."""
+        value = self.find(results)
+        return [f"{value:.2f}x", f">= {self.least:g}x", "holds" if value >= self.least else "fails"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A claim that a difference in WER lies under a margin."""
+
+    text: str
+    results: str
+    find: Callable[[Any], Mapping[str, float]]
+    """Finds the interval of the difference in the results."""
+    margin: float = 0.0
+
+    def cells(self, results: Any) -> list[str]:
+        """Return what was measured, what is claimed, and the verdict."""
+        interval = self.find(results)
+        claimed = f"< {100 * self.margin:g} points"
+        return [" ".join(mean_and_interval(interval)), claimed, decision(interval, self.margin)]
+
+
+def model(name: str, field: str) -> Callable[[Any], float]:
+    """Find a field of a model in the table of Shrinking Bigfoot."""
+    return lambda results: float(next(row for row in results["models"] if row["name"] == name)[field])
+
+
+def int8_of_digits(scheme: str) -> Callable[[Any], Mapping[str, float]]:
+    """Find int8 minus fp32 of the digits' teacher."""
+
+    def find(results: Any) -> Mapping[str, float]:
+        row = next(
+            row
+            for row in results["int8_minus_fp32"]
+            if (row["recipe"], row["precision"]) == ("teacher", f"int8 {scheme}")
+        )
+        return combined_interval(row["wer"])
+
+    return find
+
+
+def distilled_digits(layers: int) -> Callable[[Any], Mapping[str, float]]:
+    """Find the student of the paper's recipe minus the same student without a teacher."""
+
+    def find(results: Any) -> Mapping[str, float]:
+        row = next(
+            row
+            for row in results["distilled_minus_baseline"]
+            if (row["recipe"], row["layers"], row["baseline"]) == ("paper", layers, "no teacher")
+        )
+        return combined_interval(row["wer"])
+
+    return find
+
+
+CLAIMS: Sequence[Factor | Difference] = (
+    Factor("4 layers are 4.8 times smaller than LARGE", BIGFOOT, model("student-4", "times_smaller"), 4.8),
+    Factor("4 layers are twice as fast as LARGE", BIGFOOT, model("student-4", "times_faster"), 2.0),
+    Factor("int8 of the paper's parts is 3.6 times smaller", BIGFOOT, model("large-int8-paper", "times_smaller"), 3.55),
+    Difference("int8 of the paper's parts keeps the WER: digits", DIGITS, int8_of_digits("paper"), INT8_MARGIN),
+    Difference("int8 of all parts keeps the WER: digits", DIGITS, int8_of_digits("full"), INT8_MARGIN),
+    Difference(
+        "int8 of all parts keeps the WER: prompts",
+        PROMPTS,
+        lambda results: results["wer_differences"]["teacher int8 minus teacher"],
+        INT8_MARGIN,
+    ),
+    Difference("a teacher makes a student of 12 layers better: digits", DIGITS, distilled_digits(12)),
+    Difference("a teacher makes a student of 4 layers better: digits", DIGITS, distilled_digits(4)),
+    Difference(
+        "a teacher makes a student of 2 layers better: prompts",
+        SEEDS,
+        lambda results: combined_interval(results["differences"]["student minus student, CTC alone"]),
+    ),
+)
+
+
+def lines() -> list[list[str]]:
+    """Return the lines of the table, with the path of the results from the repository's root."""
+    return [
+        [claim.text, *claim.cells(json.loads((ROOT / claim.results).read_text(encoding="utf-8"))), claim.results]
+        for claim in CLAIMS
+    ]
+
+
+def markdown() -> str:
+    """Format the table for docs/results.md, with links."""
+
+    def link(results: str) -> str:
+        path = Path(results)
+        return f"[{path.stem if path.parts[0] == 'benchmarks' else path.parts[1]}](../{results})"
+
+    return markdown_table(COLUMNS, [[*line[:-1], link(line[-1])] for line in lines()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="write the table to this Markdown file")
+    args = parser.parse_args()
+    print_table("Claims", COLUMNS[:-1], [line[:-1] for line in lines()])
+    if args.markdown:
+        write_text(args.markdown, markdown())
+
+
+if __name__ == "__main__":
+    main()
