@@ -28,7 +28,7 @@ from w2v_compress.data.corpora import Recording
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
-from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.evaluation.report import Table, markdown_table, markdown_tables, to_json
 from w2v_compress.evaluation.wer import ErrorCounts, Interval
 from w2v_compress.files import replacing, write_json, write_text
 from w2v_compress.model_file.tensor_file import read_header
@@ -258,6 +258,13 @@ def trial_table(rows: Sequence[Mapping[str, Any]], rates: Callable[[Mapping[str,
         for row in rows
     ]
     return markdown_table(["trial", "updates", "minutes", *rates(rows[0])], lines)
+
+
+def publish_tables(stem: Path, results: Mapping[str, Any], tables: Sequence[Table]) -> None:
+    """Write `stem`.json, which also contains the tables, and `stem`.md, and print the tables."""
+    write_json(stem.with_suffix(".json"), {**results, "tables": to_json(tables)})
+    write_text(stem.with_suffix(".md"), markdown_tables(tables))
+    print(markdown_tables(tables))
 
 
 def publish(

@@ -14,15 +14,14 @@ from typing import Any
 
 from w2v_compress.data.prepare import prepare
 from w2v_compress.evaluation.machine import describe_machine
-from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.evaluation.report import Table
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.files import write_json, write_text
 from w2v_compress.papers.seeds import cells, combined_interval, difference, mean_and_interval, rates
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, file_name, run_in_folder  # noqa: E402
+from common import count_errors_in_parallel, file_name, publish_tables, run_in_folder  # noqa: E402
 from run import Student, Training, train_missing  # noqa: E402
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -78,9 +77,7 @@ def run(out: Path) -> None:
     )
     files = {name: [(path(name, seed), None) for seed in SEEDS] for name in SYSTEMS}
     results = summarize(count_errors_in_parallel(files, data, "test"))
-    write_json(out / "ablation.json", results)
-    write_text(out / "ablation.md", markdown(results))
-    print(markdown(results))
+    publish_tables(out / "ablation", results, tables(results))
 
 
 def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
@@ -104,13 +101,13 @@ def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
     }
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """Format the results as a table; the interval of a difference is that over seeds and prompts together."""
+def tables(results: dict[str, Any]) -> list[Table]:
+    """Return the results as a table; the interval of a difference is that over seeds and prompts together."""
     lines = []
     for name, each in results["systems"].items():
         gain = "" if each["difference"] is None else " ".join(mean_and_interval(each["difference"]["combined"]))
         lines.append([name, *cells(each["wer"]), gain])
-    return markdown_table(["loss", "WER, %", "over seeds", "over prompts", "minus CTC alone"], lines)
+    return [("Losses of distillation", ["loss", "WER, %", "over seeds", "over prompts", "minus CTC alone"], lines)]
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ from w2v_compress.data.audio import SAMPLE_RATE
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.evaluation.compute import Compute, count_compute
 from w2v_compress.evaluation.machine import describe_machine
-from w2v_compress.evaluation.report import markdown_table
+from w2v_compress.evaluation.report import Table
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.files import write_json, write_text
 from w2v_compress.model_file.tensor_file import read_header
 from w2v_compress.nn.architecture import Architecture
 from w2v_compress.nn.compression import CompressionPoint
@@ -32,7 +31,7 @@ from w2v_compress.tasks.point_sampling import PointSampler, PointSamplingConfig
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, print_heading, run_in_folder  # noqa: E402
+from common import count_errors_in_parallel, print_heading, publish_tables, run_in_folder  # noqa: E402
 from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 from sentences import ALL_POINTS, EXPERIMENT, OVER_ALL, QUICKSTART, UPDATES  # noqa: E402
 
@@ -174,13 +173,11 @@ def run_all(out: Path) -> None:
         **{subset: compare(run, [BASELINE, *arms], subset) for subset in ("valid", "dev")},
         "machine": describe_machine(),
     }
-    write_json(out / "elastic_training.json", results)
-    write_text(out / "elastic_training.md", markdown(results))
-    print(markdown(results))
+    publish_tables(out / "elastic_training", results, tables(results))
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Format the CER in per cent, and the differences from the baseline in percentage points, as a table."""
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the CER in per cent, and the differences from the baseline in percentage points, as a table."""
     lines = []
     for kind, updates in results["updates"].items():
         line = [kind, str(updates)]
@@ -192,7 +189,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     columns = ["training", "updates", "valid, mean", "minus uniform", "dev, mean", "minus uniform"]
     for point in SHOWN:
         columns += [f"dev, {point}", "minus uniform"]
-    return markdown_table(columns, lines)
+    return [("Elastic training at equal compute", columns, lines)]
 
 
 if __name__ == "__main__":

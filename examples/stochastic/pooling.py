@@ -17,15 +17,15 @@ from typing import Any
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.point_search import search_points
-from w2v_compress.evaluation.report import markdown_table
-from w2v_compress.files import write_json, write_text
+from w2v_compress.evaluation.report import Table
+from w2v_compress.files import write_json
 from w2v_compress.papers.seeds import combined_interval, difference, mean_and_interval, rates, seed_interval
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors_in_parallel, print_heading, run_in_folder  # noqa: E402
+from common import count_errors_in_parallel, print_heading, publish_tables, run_in_folder  # noqa: E402
 from digits import ALL_POINTS, EXPERIMENT, OVER_ALL, TWICE  # noqa: E402
 from experiment import Arm, Kind, Run, chosen_rate, continued, train_arms  # noqa: E402
 
@@ -106,20 +106,18 @@ def run_all(out: Path) -> None:
         },
         "machine": describe_machine(),
     }
-    write_json(out / "pooling.json", results)
-    write_text(out / "pooling.md", markdown(results))
-    print(markdown(results))
+    publish_tables(out / "pooling", results, tables(results))
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Format the results as two tables: the cost of each layer, and uniform against searched points."""
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the results as two tables: the cost of each layer, and uniform against searched points."""
     lines = [
         [squeeze, str(cost["layer"]), POOLS[cost["pool"]], f"{value:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
         for squeeze, costs in results["layers"].items()
         for cost in costs
         for value, low, high in [[cost["loss_increase"][name] for name in ("value", "low", "high")]]
     ]
-    layers = markdown_table(["S", "layer", "pooled", "increase of the loss", "over seeds"], lines)
+    layers = ("What pooling one layer costs", ["S", "layer", "pooled", "increase of the loss", "over seeds"], lines)
     lines = []
     for uniform, each in results["points"].items():
         means = [
@@ -128,7 +126,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
         lines.append([uniform, *means, " ".join(mean_and_interval(each["difference"]["combined"]))])
     columns = ["point", "WER, %, other model", "layer-wise model", "searched points", "searched minus uniform"]
-    return f"{layers}\n{markdown_table(columns, lines)}"
+    return [layers, ("Searched points against uniform ones", columns, lines)]
 
 
 if __name__ == "__main__":

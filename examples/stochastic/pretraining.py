@@ -17,14 +17,13 @@ from typing import Any
 from rich.progress import Progress
 
 from w2v_compress.evaluation.machine import describe_machine
-from w2v_compress.evaluation.report import markdown_table
-from w2v_compress.files import write_json, write_text
+from w2v_compress.evaluation.report import Table
 from w2v_compress.papers.seeds import difference, mean_and_interval
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, run_in_folder, run_in_parallel, train  # noqa: E402
+from common import count_errors, publish_tables, run_in_folder, run_in_parallel, train  # noqa: E402
 from digits import EXPERIMENT, pinned  # noqa: E402
 from experiment import TRIAL_SEED, Kind, Run, continued, run_trial  # noqa: E402
 
@@ -117,13 +116,11 @@ def run_all(out: Path) -> None:
         ],
         "machine": describe_machine(),
     }
-    write_json(out / "pretraining.json", results)
-    write_text(out / "pretraining.md", markdown(results))
-    print(markdown(results))
+    publish_tables(out / "pretraining", results, tables(results))
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """Format the results as a table: WER in per cent, differences in percentage points."""
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the results as a table: WER in per cent, differences in percentage points."""
     lines = [
         [
             "random weights" if row["model"] == SCRATCH else row["model"],
@@ -134,7 +131,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
         for row in results["models"]
     ]
-    return markdown_table(["start", "perplexity of codes", "rate", "WER on valid, %", "minus random weights"], lines)
+    columns = ["start", "perplexity of codes", "rate", "WER on valid, %", "minus random weights"]
+    return [("Pre-training on the digits", columns, lines)]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 
 Run = Callable[..., tuple[int, str, str]]
 REPORT: dict[str, Any] = {"network": {"title": "tiny"}, "reference": "ours", "groups": [], "machine": {}}
-RESULTS: dict[str, Any] = {"rate": "WER", "models": [], "comparisons": [], "costs": []}
+RESULTS: dict[str, Any] = {"rate": "WER", "models": [], "comparisons": [], "speeds": [], "costs": []}
 
 HOSTILE: dict[str, tuple[str, str | dict[str, Any], str]] = {
     "nesting": ("benchmark", '{"a":' * 100_000, "is not JSON (it is nested too deeply)"),
@@ -24,6 +24,8 @@ HOSTILE: dict[str, tuple[str, str | dict[str, Any], str]] = {
         REPORT | {"groups": [5]},
         "a value is missing or invalid (KeyError: 'processor')",
     ),
+    "another file": ("bigfoot", REPORT, "has no `seed`; it must be a file of `w2v-compress tables bigfoot --json`"),
+    "tables that are none": ("stochastic", {"tables": [{"title": "a"}]}, "a value is missing or invalid (KeyError"),
     "types of models": ("stochastic", RESULTS | {"models": 5}, "a value is missing or invalid (TypeError"),
     "missing values": ("stochastic", RESULTS | {"costs": [{}]}, "a value is missing or invalid (KeyError: 'point')"),
 }

@@ -176,7 +176,8 @@ def test_the_ablation_compares_each_loss_with_ctc_alone_at_equal_updates(script:
         combined = systems[recipe]["difference"]["combined"]
         for source in ("over_seeds", "over_strings"):
             assert combined["low"] <= systems[recipe]["difference"][source]["low"]
-    assert ablation.markdown({"systems": systems}).count("\n") == 2 + len(ablation.SYSTEMS)
+    (table,) = ablation.tables({"systems": systems})
+    assert [line[0] for line in table[2]] == list(ablation.SYSTEMS)
 
 
 def test_settings_of_students_and_trials_fit_their_recipes(

@@ -173,6 +173,16 @@ def test_results_document_shows_the_committed_run() -> None:
     assert all(row["random"] for row in report["models"])
 
 
+def test_a_stored_run_is_printed(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    stored = ROOT / "benchmarks" / "results" / "bigfoot.json"
+    status, out, _ = run(stored, "--markdown", tmp_path / "bigfoot.md")
+    assert status == 0
+    assert "What must hold" in out
+    report = json.loads(stored.read_text(encoding="utf-8"))
+    assert (tmp_path / "bigfoot.md").read_text(encoding="utf-8") == markdown(report)
+    assert run(stored, "--json", tmp_path / "again.json")[0] == 2  # nothing is measured
+
+
 def test_a_model_that_matches_no_row_is_an_error(run: Callable[..., tuple[int, str, str]], tiny_path: Path) -> None:
     assert run("--help")[0] == 0
     status, _, err = run("--model", f"giant={tiny_path}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from w2v_compress.evaluation.report import markdown_tables, to_json
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.papers.seeds import combined_interval
 from w2v_compress.papers.stochastic import (
@@ -145,6 +146,20 @@ def test_command(run: Callable[..., tuple[int, str, str]], results: dict[str, An
     assert status == 0
     assert "no worse by 5 points" in out
     assert (tmp_path / "tables.md").read_text() == markdown(results)
+
+
+@pytest.mark.parametrize("command", ["stochastic", "bigfoot"])
+def test_tables_that_results_contain_are_printed(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, command: str
+) -> None:
+    tables = [("first", ["a", "b"], [["1", "2"], ["3", "4"]]), ("other", ["c"], [["eleven"]])]
+    (tmp_path / "results.json").write_text(json.dumps({"tables": to_json(tables)}))
+    status, out, _ = run("tables", command, tmp_path / "results.json", "--markdown", tmp_path / "tables.md")
+    assert status == 0
+    assert "first" in out
+    assert "other" in out
+    assert (tmp_path / "tables.md").read_text() == markdown_tables(tables)
+    assert markdown_tables(tables).count("\n") == 4 + 1 + 3
 
 
 def test_committed_results_fit_80_columns(

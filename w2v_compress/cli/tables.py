@@ -1,11 +1,13 @@
 """The verb `tables`: one command per paper, and one for benchmarks."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..evaluation.report import well_formed
+from ..evaluation.report import markdown_tables, read_tables, well_formed
+from ..json_objects import read_json
 from .console import print_lines, print_table, progress_bar
 from .options import (
     JsonOption,
@@ -23,8 +25,37 @@ tables = typer.Typer(
 )
 
 
+def _printed_tables(results: Path, markdown_file: Path | None) -> bool:
+    """Print the tables that a results file itself contains; return whether it contains any."""
+    from ..files import write_text
+
+    with well_formed(results):
+        found = read_tables(read_json(results))
+        for table in found:
+            print_table(*table)
+    if found and markdown_file:
+        write_text(markdown_file, markdown_tables(found))
+    return bool(found)
+
+
+def _print_bigfoot(report: Mapping[str, Any]) -> None:
+    """Print the table of the paper beside ours."""
+    from ..papers.bigfoot_table import check_table, notes, table
+
+    print_table("Shrinking Bigfoot", *table(report))
+    print_lines(notes(report))
+    print_table("What must hold", *check_table(report))
+
+
 @tables.command()
 def bigfoot(
+    results: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RESULTS.json",
+            help="Results file to print instead of measuring: of --json, or of an example.",
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,8 +87,18 @@ def bigfoot(
     from ..data.manifest import read_manifest
     from ..files import write_json, write_text
     from ..papers.bigfoot import measure
-    from ..papers.bigfoot_table import check_table, markdown, notes, table
+    from ..papers.bigfoot_table import markdown, read_results
 
+    if results is not None:
+        if model or data or json_file:
+            raise typer.BadParameter("excludes --model, --data and --json", param_hint="RESULTS.json")
+        if not _printed_tables(results, markdown_file):
+            report = read_results(results)
+            with well_formed(results):
+                _print_bigfoot(report)
+                if markdown_file:
+                    write_text(markdown_file, markdown(report))
+        return
     given = {}
     for pair in model or []:
         name, separator, path = pair.partition("=")
@@ -76,9 +117,7 @@ def bigfoot(
             seed=seed,
             progress=progress,
         )
-    print_table("Shrinking Bigfoot", *table(report))
-    print_lines(notes(report))
-    print_table("What must hold", *check_table(report))
+    _print_bigfoot(report)
     if json_file:
         write_json(json_file, report)
     if markdown_file:
@@ -100,6 +139,8 @@ def stochastic(
     from ..files import write_text
     from ..papers.stochastic import markdown, plot, read_results, terminal_tables
 
+    if plot_file is None and _printed_tables(results, markdown_file):
+        return
     report = read_results(results)
     with well_formed(results):
         for table in terminal_tables(report):

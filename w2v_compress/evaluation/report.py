@@ -1,6 +1,6 @@
 """Formatting and reading of results: sizes, Markdown tables, JSON reports."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ from tabulate import tabulate
 
 from ..errors import InputError
 from ..json_objects import read_json
+
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, column names and lines."""
 
 
 def megabytes(size: int) -> str:
@@ -24,6 +27,24 @@ def compute_device(machine: Mapping[str, Any]) -> str:
 def markdown_table(columns: list[str], lines: list[list[str]]) -> str:
     """Format a Markdown table; every line, including the last, ends with a newline."""
     return tabulate(lines, columns, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def markdown_tables(tables: Sequence[Table]) -> str:
+    """Format tables in Markdown, without their titles."""
+    return "\n".join(markdown_table(columns, lines) for _, columns, lines in tables)
+
+
+def to_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Return tables as the value of `tables` in a results file, from which `read_tables` reads them."""
+    return [{"title": title, "columns": columns, "lines": lines} for title, columns, lines in tables]
+
+
+def read_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the tables that a results file has under `tables`; none if it has no such value."""
+    return [
+        (str(table["title"]), [*map(str, table["columns"])], [[*map(str, line)] for line in table["lines"]])
+        for table in results.get("tables", ())
+    ]
 
 
 @contextmanager

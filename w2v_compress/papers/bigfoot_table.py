@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import markdown_table
+from ..evaluation.report import markdown_table, read_report
 from ..evaluation.wer import Interval
 
 NOT_GIVEN = "-"
 COLUMNS = ["model", "by", "params", "MB", "smaller", "CPU time", "faster", "WER, %"]
 CHECK_COLUMNS = ["target", "measured", "met"]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a results file of `tables bigfoot`. Raises `InputError` when the file is not such a file."""
+    fields = ("seed", "seconds", "repeats", "machine", "models", "checks")
+    return read_report(path, fields, "a file of `w2v-compress tables bigfoot --json`")
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
