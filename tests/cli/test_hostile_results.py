@@ -46,7 +46,10 @@ def test_escapes_in_tables_are_harmless(tmp_path: Path, run: Run, tiny_path: Pat
     path = tmp_path / "tiny\x1b]0;title\x07.safetensors"
     shutil.copy(tiny_path, path)
     results = tmp_path / "results.json"
-    results.write_text(json.dumps(RESULTS | {"models": [{"model": "\x1b[2J", "point": "1,1,1", "rate": {}}]}))
+    rate = {"over_strings": {"value": 0.1, "low": 0.1, "high": 0.1}}
+    models = [{"model": "\x1b[2J", "point": "1,1,1", "rate": rate}]
+    costs = [{"point": "1,1,1", "macs_per_second": 1, "milliseconds_per_second": 1}]
+    results.write_text(json.dumps(RESULTS | {"models": models, "costs": costs}))
     for command in (["info", path], ["tables", "stochastic", results]):
         status, out, err = run(*command)
         assert (status, err) == (0, "")
