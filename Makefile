@@ -5,7 +5,7 @@
 #   make soak                       hours of audio, thousands of requests; trainings killed 20 times
 #   make install PYTHON=/path/to/python3.11
 #   make fsdd FSDD=/path/to/free-spoken-digit-dataset    distil a chain of students, three seeds
-#   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, three seeds
+#   make stochastic FSDD=/path/to/free-spoken-digit-dataset    compare elastic and fixed models, five seeds
 #   make gpu MINUTES=30 SPEECH=/path DIGITS=/path      tests, speed and trainings that need a GPU
 #   make benchmark ARCHITECTURE=base    compare runtimes; JSON and plot in outputs/
 #   make results-check SHARE=0.1    recompute a random share of the recorded error rates from the stored models
