@@ -82,7 +82,7 @@ class CtcConfig(FairseqDataclass):
     )
     autocast: bool = field(
         default=False,
-        metadata={"help": "compute in bf16 with fp32 weights; on CPUs with AMX faster than fp32 and common.bf16"},
+        metadata={"help": "compute in bf16 with fp32 weights; meant for CPUs with AMX, where narrow networks may not gain"},
     )
 
     apply_mask: bool = field(default=False, metadata={"help": "whether to mask features in training"})
