@@ -82,7 +82,7 @@ class CtcConfig(FairseqDataclass):
     )
     autocast: bool = field(
         default=False,
-        metadata={"help": "compute in bf16 with fp32 weights; meant for CPUs with AMX, where narrow networks may not gain"},
+        metadata={"help": "compute in bf16 with fp32 weights; for CPUs with AMX, where narrow networks may not gain"},
     )
 
     apply_mask: bool = field(default=False, metadata={"help": "whether to mask features in training"})
