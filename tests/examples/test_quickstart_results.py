@@ -279,6 +279,21 @@ def test_the_ledger_shows_the_recorded_trials(script: Callable[[str], ModuleType
     assert {row["trial"] for row in ledger["trials"]} <= set(compare.TRIALS)
 
 
+def test_the_card_has_the_rates_of_the_trials_of_the_last_stage(script: Callable[[str], ModuleType]) -> None:
+    ledger = json.loads((QUICKSTART / "teacher" / "ledger_last.json").read_text(encoding="utf-8"))
+    start, once, often = ledger["trials"]
+    trial = "muon, subset last"
+    assert start["trial"] == "none"
+    assert once["trial"].startswith(trial)
+    assert often["trial"].startswith(trial)
+    updates, settings = script("train_teacher/compare").TRIALS[trial]
+    assert all((row["updates"], row["settings"]) == (updates, settings) for row in (once, often))
+    card = " ".join((QUICKSTART / "teacher" / "README.md").read_text(encoding="utf-8").split())
+    for dev in ("dev_commonvoice", "dev_speechocean762"):
+        assert f"from {100 * once['cer'][dev]:.1f} to {100 * often['cer'][dev]:.1f}%" in card
+    assert f"{100 * often['cer']['dev']:.1f} instead of {100 * once['cer']['dev']:.1f}%" in card
+
+
 MODELS = QUICKSTART.parent / "models"
 
 
