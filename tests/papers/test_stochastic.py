@@ -11,6 +11,7 @@ import pytest
 
 from w2v_compress.evaluation.report import markdown_tables, to_json
 from w2v_compress.evaluation.wer import ErrorCounts
+from w2v_compress.files import write_json
 from w2v_compress.papers.seeds import combined_interval
 from w2v_compress.papers.stochastic import (
     Comparison,
@@ -22,6 +23,7 @@ from w2v_compress.papers.stochastic import (
     plot,
     rate_after,
     rate_tables,
+    read_results,
     speed_table,
     speeds,
     summarize,
@@ -133,6 +135,14 @@ def test_markdown_has_all_tables(results: dict[str, Any]) -> None:
     assert "| no worse | sampled | pinned | 1,1,1 |" in text
     assert "| pinned | 10.00 | - |" in text
     assert "| 2,2,2 | 0.9 | 2.4 |" in text
+
+
+def test_equal_models_are_undecided_and_can_be_stored(results: dict[str, Any], tmp_path: Path) -> None:
+    same = summarize(
+        {("a", "1,1,1"): [counts(1, 2)], ("b", "1,1,1"): [counts(2, 1)]}, [Comparison("", "a", "b", "1,1,1")]
+    )
+    write_json(tmp_path / "results.json", results | same)
+    assert claim_table(read_results(tmp_path / "results.json"))[1][0][-1] == "undecided; on the margin"
 
 
 def test_plot(results: dict[str, Any], tmp_path: Path) -> None:

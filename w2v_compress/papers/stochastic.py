@@ -134,7 +134,7 @@ def summarize(counts: Measured, comparisons: Sequence[Comparison]) -> dict[str, 
         rate = difference(counts[item.baseline, item.point], counts[item.model, item.point])
         interval = combined_interval(rate)
         decided = {"interval": interval, "verdict": verdict(interval, item.margin)}
-        differences.append({**asdict(item), "rate": rate, **decided, "needed_data": needed_data(interval, item.margin)})
+        differences.append({**asdict(item), "rate": rate, **decided})
     return {"models": models, "comparisons": differences}
 
 
