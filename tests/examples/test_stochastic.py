@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from w2v_compress.data.manifest import Utterance, read_manifest, write_manifest
+from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.report import markdown_tables, read_tables
 from w2v_compress.evaluation.wer import ErrorCounts
@@ -125,10 +126,18 @@ def test_digits_use_each_recording_once_in_held_out_strings(
     assert (words["dev"], words["valid"], len(strings["train"])) == (15, 5, 20)
 
 
+@pytest.fixture
+def manifests(wav: Callable[..., Path], tmp_path: Path) -> None:
+    """Two utterances in each subset of the folder `data`."""
+    utterances = [Utterance(wav(f"{text}.wav", 1.0, seed=len(text)), 16_000, text) for text in ("ONE", "SEVEN")]
+    for subset in ("train", "valid", "dev"):
+        write_manifest(tmp_path / "data", subset, utterances, Units.letters())
+
+
 def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
     load_script: Callable[[Path], ModuleType],
     tiny_model: Callable[..., ModelFile],
-    wav: Callable[..., Path],
+    manifests: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,9 +155,6 @@ def test_pooling_compares_searched_points_with_uniform_ones_of_as_much_compute(
     trials = {"sampled over S, Q, K": {"0.001": 0.5, "0.002": 0.25}}
     (tmp_path / "results.json").write_text(json.dumps({"seeds": seeds, "learning_rates": trials}))
     (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
-    utterances = [Utterance(wav(f"{text}.wav", 1.0, seed=len(text)), 16_000, text) for text in ("ONE", "SEVEN")]
-    for subset in ("valid", "dev"):
-        write_manifest(tmp_path / "data", subset, utterances, model.header.units)
     for seed in seeds:
         write_model(tmp_path / f"sampled-over-s-q-k-4-000-updates-seed-{seed}.safetensors", model)
 
@@ -254,7 +260,7 @@ def test_variants_of_elastic_training_compute_as_much_as_the_baseline(
 def test_variants_of_elastic_training_are_compared_with_uniform_sampling(
     load_script: Callable[[Path], ModuleType],
     tiny_model: Callable[..., ModelFile],
-    wav: Callable[..., Path],
+    manifests: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -270,9 +276,6 @@ def test_variants_of_elastic_training_are_compared_with_uniform_sampling(
         json.dumps({"seeds": [3, 4], "learning_rates": {"retrofit over S, Q, K": {"0.1": 0.5, "0.3": 0.25}}})
     )
     (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": ["model.init_checkpoint=x.pt"]}')
-    utterances = [Utterance(wav(f"{text}.wav", 1.0, seed=len(text)), 16_000, text) for text in ("ONE", "SEVEN")]
-    for subset in ("train", "valid", "dev"):
-        write_manifest(tmp_path / "data", subset, utterances, model.header.units)
     for seed in (3, 4):
         write_model(tmp_path / f"retrofit-over-s-q-k-1-500-updates-seed-{seed}.safetensors", model)
 
