@@ -34,7 +34,7 @@ QUICKSTART, MODELS = ROOT / "examples" / "quickstart", ROOT / "examples" / "mode
 sys.path += [str(ROOT / "examples"), str(QUICKSTART)]
 
 from bigram import write_bigram  # noqa: E402
-from common import load_in_file_precision  # noqa: E402
+from common import load_in_file_precision, one_line_errors  # noqa: E402
 from ship_models import read_dev  # noqa: E402
 
 TOLERANCE = 0.005
@@ -142,10 +142,8 @@ def main() -> None:
     if not 0 < args.share <= 1:
         parser.error(f"--share is {args.share}; it must be above 0 and at most 1")
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
-    try:
+    with one_line_errors():
         agree = run(args.share, seed, args.speech)
-    except (OSError, InputError) as error:
-        sys.exit(f"check_results: {error}")
     sys.exit(0 if agree else 1)
 
 

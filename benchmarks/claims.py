@@ -62,37 +62,29 @@ class Difference:
         return [" ".join(mean_and_interval(interval)), claimed, decision(interval, self.margin)]
 
 
+def row_of(rows: Sequence[Mapping[str, Any]], **wanted: object) -> Mapping[str, Any]:
+    """Return the row that has the wanted values."""
+    return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
+
+
 def model(name: str, field: str) -> Callable[[Any], float]:
     """Find a field of a model in the table of Shrinking Bigfoot."""
-    return lambda results: float(next(row for row in results["models"] if row["name"] == name)[field])
+    return lambda results: float(row_of(results["models"], name=name)[field])
+
+
+def difference_of_digits(table: str, **wanted: object) -> Callable[[Any], Mapping[str, float]]:
+    """Find the difference in a row of a table of the connected digits."""
+    return lambda results: combined_interval(row_of(results[table], **wanted)["wer"])
 
 
 def int8_of_digits(scheme: str) -> Callable[[Any], Mapping[str, float]]:
     """Find int8 minus fp32 of the digits' teacher."""
-
-    def find(results: Any) -> Mapping[str, float]:
-        row = next(
-            row
-            for row in results["int8_minus_fp32"]
-            if (row["recipe"], row["precision"]) == ("teacher", f"int8 {scheme}")
-        )
-        return combined_interval(row["wer"])
-
-    return find
+    return difference_of_digits("int8_minus_fp32", recipe="teacher", precision=f"int8 {scheme}")
 
 
 def distilled_digits(layers: int) -> Callable[[Any], Mapping[str, float]]:
     """Find the student of the paper's recipe minus the same student without a teacher."""
-
-    def find(results: Any) -> Mapping[str, float]:
-        row = next(
-            row
-            for row in results["distilled_minus_baseline"]
-            if (row["recipe"], row["layers"], row["baseline"]) == ("paper", layers, "no teacher")
-        )
-        return combined_interval(row["wer"])
-
-    return find
+    return difference_of_digits("distilled_minus_baseline", recipe="paper", layers=layers, baseline="no teacher")
 
 
 CLAIMS: Sequence[Factor | Difference] = (

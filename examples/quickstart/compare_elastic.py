@@ -21,14 +21,13 @@ from typing import Any
 from rich.progress import Progress
 
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.files import write_json, write_text
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import count_errors, file_name, run_in_parallel, trial_table  # noqa: E402
+from common import count_errors, file_name, one_line_errors, run_in_parallel, trial_table  # noqa: E402
 from run import POINTS, SEED, Student, Training  # noqa: E402
 
 SANDWICH = "+task.sandwich=1"
@@ -145,10 +144,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.trials if name not in TRIALS]:
         parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
-    try:
+    with one_line_errors():
         run(args.trials or list(TRIALS), args.seeds, args.out.resolve())
-    except (OSError, InputError) as error:
-        sys.exit(f"compare_elastic: {error}")
 
 
 if __name__ == "__main__":

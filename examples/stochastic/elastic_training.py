@@ -137,15 +137,13 @@ def compare(run: Run, arms: Sequence[Arm], subset: str) -> dict[str, Any]:
         for point in POINTS
     }
     counts = count_errors_in_parallel(files, run.data, subset, EXPERIMENT.unit)
-    pooled = {(arm.name, "all"): over_points(counts, arm.name) for arm in arms}
+    counts |= {(arm.name, "all"): over_points(counts, arm.name) for arm in arms}
     compared: dict[str, Any] = {}
     for name in ("all", *SHOWN):
-        measured = pooled if name == "all" else counts
-        baseline = measured[arms[0].name, name]
         compared[name] = {}
         for arm in arms:
-            runs = measured[arm.name, name]
-            minus = difference(baseline, runs)
+            runs = counts[arm.name, name]
+            minus = difference(counts[arms[0].name, name], runs)
             compared[name][arm.kind] = {
                 "rate": rates(runs),
                 "difference": minus | {"combined": combined_interval(minus)},

@@ -20,9 +20,16 @@ from rich.progress import Progress
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent.parent))
 
-from common import count_errors, file_name, finished_trials, run_in_parallel, train, trial_table  # noqa: E402
+from common import (  # noqa: E402
+    count_errors,
+    file_name,
+    finished_trials,
+    one_line_errors,
+    run_in_parallel,
+    train,
+    trial_table,
+)
 
-from w2v_compress.errors import InputError  # noqa: E402
 from w2v_compress.evaluation.machine import describe_machine  # noqa: E402
 from w2v_compress.files import write_json, write_text  # noqa: E402
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint  # noqa: E402
@@ -114,11 +121,9 @@ def main() -> None:
     if unknown := [name for name in args.trials if name not in TRIALS]:
         parser.error(f"unknown trial {unknown[0]!r}; the trials are {', '.join(TRIALS)}")
     out = args.out.resolve()
-    try:
+    with one_line_errors():
         start = args.start.resolve()
         run_in_parallel(run_trial, [(name, out, start) for name in args.trials or TRIALS])
-    except (OSError, InputError) as error:
-        sys.exit(f"compare: {error}")
     rows = finished_trials(out / "trials", TRIALS)
     write_json(out / "ledger.json", {"start": args.start.name, "trials": rows, "machine": describe_machine()})
     write_text(out / "ledger.md", markdown(rows))
