@@ -137,12 +137,15 @@ def run_in_folder(description: str | None, run: Callable[[Path], None], default:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn an error that a user can correct into a line that starts with the name of the script, and status 1."""
+def one_line_errors(*others: type[Exception], name: str = "") -> Iterator[None]:
+    """Turn an error that a user can correct, or one of `others`, into a line with the script's name, and status 1.
+
+    `name` replaces the name of the script's file in that line.
+    """
     try:
         yield
-    except (OSError, InputError) as error:
-        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")
+    except (OSError, InputError, *others) as error:
+        sys.exit(f"{name or Path(sys.argv[0]).stem}: {error}")
 
 
 def require_same_settings(out: Path, settings: dict[str, Any]) -> None:

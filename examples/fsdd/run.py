@@ -25,7 +25,6 @@ from rich.progress import Progress
 from w2v_compress.data.corpora import read_fsdd
 from w2v_compress.data.manifest import read_manifest
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
 from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
@@ -39,6 +38,7 @@ from common import (  # noqa: E402
     count_errors_in_parallel,
     file_name,
     load_in_file_precision,
+    one_line_errors,
     print_heading,
     publish,
     require_same_settings,
@@ -314,10 +314,8 @@ def main() -> None:
     out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
     command = "python examples/fsdd/run.py FSDD_FOLDER" + (" --quick" if args.quick else "")
     command += f" --seeds {' '.join(map(str, seeds))} --subset {args.subset}"
-    try:
+    with one_line_errors(name="fsdd"):
         run_all(Run(out, QUICK if args.quick else FULL, seeds), args.corpus, args.subset, command)
-    except InputError as error:
-        sys.exit(f"fsdd: {error}")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,6 @@ def run(out: Path) -> None:
 
 def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
     """Return the WER of each system, and its difference from CTC alone with as many updates."""
-    differences = {name: difference(counts[baseline(name)], runs) for name, runs in counts.items()}
     return {
         "command": "python examples/quickstart/ablation.py",
         "seeds": list(SEEDS),
@@ -91,9 +90,7 @@ def summarize(counts: dict[str, list[ErrorCounts]]) -> dict[str, Any]:
                 "updates": SYSTEMS[name].updates,
                 "settings": list(SYSTEMS[name].overrides),
                 "wer": rates(runs),
-                "difference": None
-                if name == baseline(name)
-                else differences[name] | {"combined": combined_interval(differences[name])},
+                "difference": None if name == baseline(name) else difference(counts[baseline(name)], runs),
             }
             for name, runs in counts.items()
         },
@@ -105,8 +102,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
     """Return the results as a table; the interval of a difference is that over seeds and prompts together."""
     lines = []
     for name, each in results["systems"].items():
-        gain = "" if each["difference"] is None else " ".join(mean_and_interval(each["difference"]["combined"]))
-        lines.append([name, *cells(each["wer"]), gain])
+        gain = each["difference"]
+        lines.append(
+            [name, *cells(each["wer"]), "" if gain is None else " ".join(mean_and_interval(combined_interval(gain)))]
+        )
     return [("Losses of distillation", ["loss", "WER, %", "over seeds", "over prompts", "minus CTC alone"], lines)]
 
 

@@ -27,7 +27,6 @@ from rich.table import Table
 from w2v_compress.cli.console import progress_bar
 from w2v_compress.data.manifest import Utterance, read_manifest
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.calibrate import calibrate
 from w2v_compress.evaluation.evaluate import EvaluationReport, evaluate
 from w2v_compress.evaluation.machine import describe_machine, interleaved_latency
@@ -45,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
 from bigram import dev_rates, write_bigram  # noqa: E402
-from common import console, file_name, load_in_file_precision, print_heading, run_in_parallel, train  # noqa: E402
+from common import console, file_name, load_in_file_precision, one_line_errors, print_heading, run_in_parallel, train  # noqa: E402
 from figures import COLUMNS, cells, plot, write_page  # noqa: E402
 
 TEACHER = HERE / "teacher" / "teacher.pt"
@@ -276,10 +275,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="output folder (default: out, or out-quick, beside this script)")
     args = parser.parse_args()
     out: Path = (args.out or HERE / ("out-quick" if args.quick else "out")).resolve()
-    try:
+    with one_line_errors(name="quickstart"):
         run(out, args.quick)
-    except InputError as error:
-        sys.exit(f"quickstart: {error}")
 
 
 def run(out: Path, quick: bool) -> None:

@@ -24,7 +24,6 @@ from w2v_compress.cli.console import progress_bar
 from w2v_compress.data.audio import read_audio
 from w2v_compress.data.manifest import Utterance, read_manifest
 from w2v_compress.data.prepare import prepare
-from w2v_compress.errors import InputError
 from w2v_compress.evaluation.evaluate import evaluate
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import compute_device, markdown_table
@@ -40,7 +39,7 @@ from w2v_compress.runtime.recognizer import Recognizer
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
-from common import load_in_file_precision, percent  # noqa: E402
+from common import load_in_file_precision, one_line_errors, percent  # noqa: E402
 from run import SEED, TEACHER, quantize  # noqa: E402
 
 MODELS = HERE.parent / "models"
@@ -219,10 +218,8 @@ def main() -> None:
     parser.add_argument("--separate", type=Path, help="checkpoint of a separate student to compare with")
     parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus to evaluate on; repeatable")
     args = parser.parse_args()
-    try:
+    with one_line_errors(KeyError, ValueError):
         run(args.elastic, args.separate, args.out.resolve(), args.speech)
-    except (OSError, KeyError, ValueError, InputError) as error:
-        sys.exit(f"ship_models: {error}")
 
 
 if __name__ == "__main__":

@@ -143,10 +143,9 @@ def compare(run: Run, arms: Sequence[Arm], subset: str) -> dict[str, Any]:
         compared[name] = {}
         for arm in arms:
             runs = counts[arm.name, name]
-            minus = difference(counts[arms[0].name, name], runs)
             compared[name][arm.kind] = {
                 "rate": rates(runs),
-                "difference": minus | {"combined": combined_interval(minus)},
+                "difference": difference(counts[arms[0].name, name], runs),
             }
     return compared
 
@@ -182,7 +181,8 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         for subset, name in (("valid", "all"), ("dev", "all"), *(("dev", point) for point in SHOWN)):
             each = results[subset][name][kind]
             line.append(mean_and_interval(each["rate"]["over_strings"])[0])
-            line.append("" if kind == OVER_ALL else " ".join(mean_and_interval(each["difference"]["combined"])))
+            minus = combined_interval(each["difference"])
+            line.append("" if kind == OVER_ALL else " ".join(mean_and_interval(minus)))
         lines.append(line)
     columns = ["training", "updates", "valid, mean", "minus uniform", "dev, mean", "minus uniform"]
     for point in SHOWN:

@@ -90,7 +90,6 @@ def run_all(out: Path) -> None:
             ]
     counts = count_errors_in_parallel(files, run.data, "dev")
     uniforms = [uniform for kind, uniform in files if kind == "uniform"]
-    gains = {uniform: difference(counts["uniform", uniform], counts["searched", uniform]) for uniform in uniforms}
     results = {
         "command": "python examples/stochastic/pooling.py DIGITS_OUT",
         "seeds": list(run.seeds),
@@ -100,7 +99,7 @@ def run_all(out: Path) -> None:
             uniform: {
                 "searched": [point for _, point in files["searched", uniform]],
                 "wer": {kind: rates(runs) for (kind, point), runs in counts.items() if point == uniform},
-                "difference": gains[uniform] | {"combined": combined_interval(gains[uniform])},
+                "difference": difference(counts["uniform", uniform], counts["searched", uniform]),
             }
             for uniform in uniforms
         },
@@ -124,7 +123,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
             mean_and_interval(each["wer"][kind]["over_strings"])[0]
             for kind in ("trained at uniform points", "uniform", "searched")
         ]
-        lines.append([uniform, *means, " ".join(mean_and_interval(each["difference"]["combined"]))])
+        lines.append([uniform, *means, " ".join(mean_and_interval(combined_interval(each["difference"])))])
     columns = ["point", "WER, %, other model", "layer-wise model", "searched points", "searched minus uniform"]
     return [layers, ("Searched points against uniform ones", columns, lines)]
 

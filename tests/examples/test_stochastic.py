@@ -287,7 +287,7 @@ def test_variants_of_elastic_training_are_compared_with_uniform_sampling(
     for subset in ("valid", "dev"):
         for compared in results[subset].values():
             assert len(compared) == 1 + len(two)
-            assert all(each["difference"]["combined"]["value"] == 0 for each in compared.values())  # the same model
+            assert all(each["difference"]["over_strings"]["value"] == 0 for each in compared.values())  # the same model
         at_points = [results[subset][point]["sandwich"]["rate"]["by_seed"][0] for point in ("1,1,1", "4,2,2")]
         assert results[subset]["all"]["sandwich"]["rate"]["by_seed"][0] == pytest.approx(sum(at_points) / 2)
     assert (tmp_path / "elastic_training.md").read_text(encoding="utf-8") == markdown_tables(script.tables(results))
