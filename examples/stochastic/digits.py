@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
 
 from common import write_corpus  # noqa: E402
-from experiment import Arm, Experiment, Kind, Run, command_line  # noqa: E402
+from experiment import Arm, Experiment, Kind, Run, command_line, rows_to_prepare  # noqa: E402
 
 DATA_SEED = 1
 HALF, FULL, TWICE = 1000, 2000, 4000
@@ -144,7 +144,7 @@ def prepare_data(source: Path, run: Run) -> None:
         if index is None:
             raise InputError(f"{path}: its name does not end in _INDEX, as in the Free Spoken Digit Dataset")
         rows.append([str(path), recording.text, split(int(index[1])), recording.speaker])
-    listing = write_corpus(run.out / "recordings", [row for row in rows if row[2]])
+    listing = write_corpus(run.out / "recordings", rows_to_prepare(run, [row for row in rows if row[2]]))
     print(prepare("fsdd", listing, run.data, join="1:4", join_count=STRINGS, seed=DATA_SEED).summary())
 
 

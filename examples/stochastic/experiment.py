@@ -6,6 +6,7 @@ import itertools
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -124,6 +125,18 @@ class Run:
     def trial(self, kind: str, rate: float) -> Path:
         """Return the model file of the trial of a learning rate."""
         return self.model(f"trial {kind} rate {rate}", TRIAL_SEED)
+
+
+def rows_to_prepare(run: Run, rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return the rows (path, text, split, speaker) to prepare: all, or a tenth of `valid` and `dev` in a quick run."""
+    if run.divisor == 1:
+        return list(rows)
+    kept, seen = [], Counter[str]()
+    for row in rows:
+        if row[2] == "train" or seen[row[2]] % 10 == 0:
+            kept.append(row)
+        seen[row[2]] += 1
+    return kept
 
 
 def train_model(
@@ -311,7 +324,7 @@ def command_line(
         experiment: What is compared.
         prepare_data: Prepares the manifests of a run from the folder of the corpus.
         corpus: What the folder contains.
-        seeds: The seeds by default.
+        seeds: The seeds by default; a quick run has the first of them.
         divisor: Divisor of the updates of a quick run, which also makes no choice of learning rates.
         settings: Overrides of the recipe for all arms.
     """
@@ -319,16 +332,21 @@ def command_line(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, metavar="FOLDER", help=corpus)
     parser.add_argument("--out", type=Path, help=f"output folder (default: out-{name} beside this script)")
-    parser.add_argument("--quick", action="store_true", help="few updates, and no choice of learning rates")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, few updates, little data to evaluate on, and no choice of learning rates",
+    )
     parser.add_argument("--gpu", action="store_true", help="train on a CUDA GPU")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="one or more seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"one or more seeds (default: {seeds[0]} to {seeds[-1]})")
     args = parser.parse_args()
+    chosen = tuple(dict.fromkeys(args.seeds or (seeds[:1] if args.quick else seeds)))
     out = args.out or HERE / f"out-{name}{'-quick' if args.quick else ''}"
-    command = f"python examples/stochastic/{name}.py FOLDER --seeds {' '.join(map(str, args.seeds))}"
+    command = f"python examples/stochastic/{name}.py FOLDER --seeds {' '.join(map(str, chosen))}"
     run = Run(
         dataclasses.replace(experiment, rates=experiment.rates[1:2]) if args.quick else experiment,
         out.resolve(),
-        tuple(dict.fromkeys(args.seeds)),
+        chosen,
         divisor=divisor if args.quick else 1,
         settings=(*settings, *(("common.cpu=false",) if args.gpu else ())),
     )

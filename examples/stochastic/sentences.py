@@ -21,7 +21,7 @@ sys.path += [str(HERE.parent), str(HERE)]
 
 from common import write_corpus  # noqa: E402
 from digits import ALL_POINTS, SQUEEZED, pinned  # noqa: E402
-from experiment import Arm, Experiment, Kind, Run, command_line  # noqa: E402
+from experiment import Arm, Experiment, Kind, Run, command_line, rows_to_prepare  # noqa: E402
 
 MAX_SECONDS = 4.0
 HELD_OUT = 10
@@ -118,7 +118,7 @@ def prepare_data(commonvoice: Path, run: Run) -> None:
     for index, (path, text, _, speaker) in enumerate(sentences):
         rows.append([path, text, "train" if index % HELD_OUT else "valid", speaker])
     rows += rows_of(commonvoice, {"dev": "dev"})
-    listing = write_corpus(run.out / "recordings", rows)
+    listing = write_corpus(run.out / "recordings", rows_to_prepare(run, rows))
     print(prepare("csv", listing, run.data, max_seconds=MAX_SECONDS).summary())
 
 
