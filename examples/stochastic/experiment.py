@@ -289,11 +289,12 @@ def run_all(run: Run, prepare_data: Callable[[], None], settings: Mapping[str, A
 
 
 def continued(out: Path, experiment: Experiment, kinds: Mapping[str, Kind]) -> Run:
-    """Return a run that trains in other ways in the folder of a finished `experiment`, with its data and seeds."""
-    results = read_report(out / "results.json", ("seeds",), "the results of the experiment")
+    """Return a run that trains in other ways in the folder of a finished `experiment`: its data, seeds and rates."""
+    results = read_report(out / "results.json", ("seeds", "learning_rates"), "the results of the experiment")
+    rates = tuple(sorted({float(rate) for tried in results["learning_rates"].values() for rate in tried}))
     settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
     return Run(
-        dataclasses.replace(experiment, kinds=kinds),
+        dataclasses.replace(experiment, kinds=kinds, rates=rates),
         out,
         tuple(results["seeds"]),
         settings["divisor"],

@@ -9,6 +9,7 @@ computes no more. Results are written to DIGITS_OUT/pooling.json and .md. Finish
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,10 +65,10 @@ def layer_costs(searches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for cost in search["layers"]:
             increases.setdefault((cost["layer"], cost["pool"]), []).append(cost["loss_increase"])
     rows = [
-        {"layer": layer, "pool": pool, "loss_increase": seed_interval(values)}
+        {"layer": layer, "pool": pool, "loss_increase": statistics.fmean(values), "over_seeds": seed_interval(values)}
         for (layer, pool), values in increases.items()
     ]
-    return sorted(rows, key=lambda row: row["loss_increase"]["value"])
+    return sorted(rows, key=lambda row: row["loss_increase"])
 
 
 def run_all(out: Path) -> None:
@@ -111,10 +112,15 @@ def run_all(out: Path) -> None:
 def tables(results: Mapping[str, Any]) -> list[Table]:
     """Return the results as two tables: the cost of each layer, and uniform against searched points."""
     lines = [
-        [squeeze, str(cost["layer"]), POOLS[cost["pool"]], f"{value:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
+        [
+            squeeze,
+            str(cost["layer"]),
+            POOLS[cost["pool"]],
+            f"{cost['loss_increase']:+.4f}",
+            "[{low:+.4f}, {high:+.4f}]".format(**cost["over_seeds"]) if cost["over_seeds"] else "one model",
+        ]
         for squeeze, costs in results["layers"].items()
         for cost in costs
-        for value, low, high in [[cost["loss_increase"][name] for name in ("value", "low", "high")]]
     ]
     layers = ("What pooling one layer costs", ["S", "layer", "pooled", "increase of the loss", "over seeds"], lines)
     lines = []

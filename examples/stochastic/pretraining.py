@@ -87,7 +87,7 @@ def train_chain(run: Run, weight: float, progress: Progress) -> None:
         )
         progress.remove_task(bar)
         finished.touch()
-    for rate in EXPERIMENT.rates:
+    for rate in run.experiment.rates:
         run_trial(run, pretrained(weight), rate, None, progress)
 
 
@@ -97,8 +97,9 @@ def run_all(out: Path) -> None:
     run_in_parallel(lambda weight, progress: train_chain(run, weight, progress), [(weight,) for weight in WEIGHTS])
     best = {}
     for kind in run.experiment.kinds:
-        counts = [count_errors(run.trial(kind, rate), run.data, "valid", POINT) for rate in EXPERIMENT.rates]
-        best[kind] = min(zip(counts, EXPERIMENT.rates, strict=True), key=lambda pair: pair[0].rate)
+        rates = run.experiment.rates
+        counts = [count_errors(run.trial(kind, rate), run.data, "valid", POINT) for rate in rates]
+        best[kind] = min(zip(counts, rates, strict=True), key=lambda pair: pair[0].rate)
     codes = {pretrained(weight): perplexity(checkpoint(out, weight).with_name("log.txt")) for weight in WEIGHTS}
     results = {
         "command": "python examples/stochastic/pretraining.py DIGITS_OUT",

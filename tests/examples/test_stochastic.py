@@ -205,7 +205,8 @@ def test_pretraining_is_compared_with_random_weights_at_the_best_rates(
     monkeypatch.setattr(sys.modules["experiment"], "count_errors", counted)
     monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
     monkeypatch.setattr(script, "count_errors", counted)
-    (tmp_path / "results.json").write_text('{"seeds": [2]}')
+    rates = {"any": {"0.004": 0.2, "0.008": 0.1}}
+    (tmp_path / "results.json").write_text(json.dumps({"seeds": [2], "learning_rates": rates}))
     (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
     script.run_all(tmp_path)
     script.run_all(tmp_path)  # finished steps are skipped

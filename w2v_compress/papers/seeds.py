@@ -14,8 +14,10 @@ from ..evaluation.wer import CONFIDENCE, ErrorCounts, compare, error_rate
 BOOTSTRAP_SEED = 1
 
 
-def seed_interval(values: Sequence[float]) -> dict[str, float]:
-    """Return the mean and its 95% t-interval over seeds, from at least two values."""
+def seed_interval(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the mean and its 95% t-interval over seeds; None for a single value, which has no interval."""
+    if len(values) == 1:
+        return None
     mean = statistics.fmean(values)
     margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
     return {"value": mean, "low": float(mean - margin), "high": float(mean + margin)}
@@ -41,7 +43,7 @@ def _summary(by_seed: list[float], over_utterances: dict[str, float]) -> dict[st
     """Return the fields that the results files store."""
     return {
         "by_seed": by_seed,
-        "over_seeds": seed_interval(by_seed) if len(by_seed) > 1 else None,
+        "over_seeds": seed_interval(by_seed),
         "over_strings": over_utterances,
     }
 

@@ -96,8 +96,7 @@ def speeds(
             needed = updates_for(curve, run.rate)
             ratios.append(None if needed is None else needed / updates)
             differences.append(rate_after(curve, updates * macs[point] / cost) - run.rate)
-        interval = seed_interval(differences) if len(differences) > 1 else None
-        equal_compute = {"by_seed": differences, "over_seeds": interval}
+        equal_compute = {"by_seed": differences, "over_seeds": seed_interval(differences)}
         rows.append({"model": elastic.name, "point": point, "updates_ratio": ratios, "equal_compute": equal_compute})
     return rows
 
