@@ -16,7 +16,7 @@ from w2v_compress.data.prepare import prepare
 from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.report import Table
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.papers.seeds import cells, combined_interval, difference, mean_and_interval, rates
+from w2v_compress.papers.seeds import cells, combined_cell, difference, rates
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE)]
@@ -102,10 +102,8 @@ def tables(results: dict[str, Any]) -> list[Table]:
     """Return the results as a table; the interval of a difference is that over seeds and prompts together."""
     lines = []
     for name, each in results["systems"].items():
-        gain = each["difference"]
-        lines.append(
-            [name, *cells(each["wer"]), "" if gain is None else " ".join(mean_and_interval(combined_interval(gain)))]
-        )
+        gain = "" if each["difference"] is None else combined_cell(each["difference"])
+        lines.append([name, *cells(each["wer"]), gain])
     return [("Losses of distillation", ["loss", "WER, %", "over seeds", "over prompts", "minus CTC alone"], lines)]
 
 

@@ -25,7 +25,7 @@ from w2v_compress.evaluation.wer import ErrorCounts
 from w2v_compress.model_file.tensor_file import read_header
 from w2v_compress.nn.architecture import Architecture
 from w2v_compress.nn.compression import CompressionPoint
-from w2v_compress.papers.seeds import combined_interval, difference, mean_and_interval, pool_seeds, rates
+from w2v_compress.papers.seeds import combined_cell, difference, mean_and_interval, pool_seeds, rates
 from w2v_compress.tasks.point_sampling import PointSampler, PointSamplingConfig
 
 HERE = Path(__file__).resolve().parent
@@ -181,8 +181,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         for subset, name in (("valid", "all"), ("dev", "all"), *(("dev", point) for point in SHOWN)):
             each = results[subset][name][kind]
             line.append(mean_and_interval(each["rate"]["over_strings"])[0])
-            minus = combined_interval(each["difference"])
-            line.append("" if kind == OVER_ALL else " ".join(mean_and_interval(minus)))
+            line.append("" if kind == OVER_ALL else combined_cell(each["difference"]))
         lines.append(line)
     columns = ["training", "updates", "valid, mean", "minus uniform", "dev, mean", "minus uniform"]
     for point in SHOWN:

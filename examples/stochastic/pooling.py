@@ -20,7 +20,7 @@ from w2v_compress.evaluation.machine import describe_machine
 from w2v_compress.evaluation.point_search import search_points
 from w2v_compress.evaluation.report import Table
 from w2v_compress.files import write_json
-from w2v_compress.papers.seeds import combined_interval, difference, mean_and_interval, rates, seed_interval
+from w2v_compress.papers.seeds import combined_cell, difference, mean_and_interval, rates, seed_interval
 from w2v_compress.runtime.recognizer import Recognizer
 
 HERE = Path(__file__).resolve().parent
@@ -129,7 +129,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
             mean_and_interval(each["wer"][kind]["over_strings"])[0]
             for kind in ("trained at uniform points", "uniform", "searched")
         ]
-        lines.append([uniform, *means, " ".join(mean_and_interval(combined_interval(each["difference"])))])
+        lines.append([uniform, *means, combined_cell(each["difference"])])
     columns = ["point", "WER, %, other model", "layer-wise model", "searched points", "searched minus uniform"]
     return [layers, ("Searched points against uniform ones", columns, lines)]
 

@@ -69,6 +69,11 @@ def cells(summary: Mapping[str, Any]) -> list[str]:
     return [mean, mean_and_interval(summary["over_seeds"])[1], utterances]
 
 
+def combined_cell(summary: Mapping[str, Any]) -> str:
+    """Format the mean and its interval over seeds and utterances together, in per cent."""
+    return " ".join(mean_and_interval(combined_interval(summary)))
+
+
 def mean_and_interval(interval: Mapping[str, float] | None) -> tuple[str, str]:
     """Format a mean and its interval in per cent; None stands for a single model, which has no interval."""
     if interval is None:
