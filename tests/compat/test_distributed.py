@@ -1,5 +1,7 @@
 """Distributed training on CPUs."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +38,20 @@ def test_data_parallel_on_cpu(process_group: Any) -> None:
     wrapped = DistributedFairseqModel(settings, torch.nn.Linear(2, 1), process_group, torch.device("cpu"))
     wrapped(torch.ones(3, 2)).sum().backward()
     assert wrapped.weight.grad.tolist() == [[3.0, 3.0]]
+
+
+def test_threads_get_time_to_end_after_a_training_with_gloo(tmp_path: Path) -> None:
+    """Python ends other threads of its own as soon as it shuts down; those of gloo abort the process."""
+    program = f"""
+import threading, time, torch
+from w2v_compress import compat
+
+compat.apply()
+torch.distributed.init_process_group("gloo", init_method="file://{tmp_path / "store"}", rank=0, world_size=1)
+threading.Thread(target=lambda: (time.sleep(0.02), print("freed")), daemon=True).start()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "freed\n"
 
 
 def test_two_processes_train_on_cpu(

@@ -6,6 +6,7 @@ fairseq module (its `torch`, `np` or `eval`) in that module only. numpy is not c
 classes allowed in pickles is patched, and the patch has an effect only in threads that read a fairseq checkpoint.
 """
 
+import atexit
 import functools
 import logging
 import os
@@ -24,7 +25,7 @@ from torch import _weights_only_unpickler
 from ..errors import InputError, readable
 from ..extras import require_fairseq
 from .checkpoints import patch_copy, patch_load_checkpoint_to_cpu, patch_persistent_save
-from .distributed import distributed_data_parallel, patch_all_gather_list
+from .distributed import distributed_data_parallel, patch_all_gather_list, wait_for_gloo_threads
 from .pickles import evaluate, load_pickle, patch_allowed_globals
 from .plugin import patch_import_user_module
 from .randomness import crop_to_max_size, patch_set_torch_seed, seeded_generator
@@ -58,6 +59,7 @@ def _patch_fairseq() -> None:
 
     distributed_utils.all_gather_list = patch_all_gather_list(distributed_utils.all_gather_list)
     distributed_fairseq_model.DistributedDataParallel = distributed_data_parallel
+    atexit.register(wait_for_gloo_threads)
 
     data_utils.np = _PatchedModule(np, int=int, random=_PatchedModule(np.random, default_rng=seeded_generator))
     layer_drops = np.random.RandomState(0)

@@ -1,6 +1,7 @@
 """Patch fairseq's distributed training for CPUs and for parameters without a gradient."""
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,3 +43,15 @@ def distributed_data_parallel(
     if all(parameter.device.type == "cpu" for parameter in module.parameters()):
         return nn.parallel.DistributedDataParallel(module, **options)
     return nn.parallel.DistributedDataParallel(module, device_ids=device_ids, output_device=output_device, **options)
+
+
+def wait_for_gloo_threads() -> None:
+    """Give gloo's threads time to free their last tensors; to be called at exit, while Python still runs.
+
+    Freeing a tensor takes Python's lock. A thread that asks for the lock after Python has begun to shut down aborts
+    the process, so that a finished training would end with SIGABRT (a known fault of torch, seen on a busy machine).
+    Destroying the process group does not help: the network that was trained still refers to it.
+    """
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        time.sleep(0.2)
