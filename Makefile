@@ -80,7 +80,7 @@ results: $(STAMP)
 	  $(if $(COMMONVOICE),--commonvoice "$(COMMONVOICE)")
 
 results-check: $(STAMP)
-	$(PY) benchmarks/check_results.py --share $(SHARE)
+	$(PY) benchmarks/check_results.py --share $(SHARE) $(if $(FSDD),--fsdd "$(FSDD)")
 
 gpu: $(STAMP)
 	$(PY) benchmarks/gpu.py --minutes $(MINUTES) --device $(DEVICE) $(if $(SPEECH),--speech "$(SPEECH)") \

@@ -1,12 +1,13 @@
 """Recompute a random part of the recorded error rates from the stored models, and compare.
 
     make results-check                                                         # from the repository's root; a minute
-    python benchmarks/check_results.py --share 1 --speech FOLDER               # all that the data allow
+    python benchmarks/check_results.py --share 1 --speech FOLDER --fsdd FSDD   # all that the data allow
 
-Stored are the quickstart's teacher and the models of examples/models. Their rates on the prompts are recorded in
-examples/quickstart/results/results.json and examples/models/models.json; those on other corpora can be checked where
-the corpora are given. Processors round differently, so a rate may differ by half a percentage point. Exits with status
-1 if one differs by more.
+Stored are the quickstart's teacher, the models of examples/models, and some of examples/stochastic/digits.py. Their
+rates on the prompts are recorded in examples/quickstart/results/results.json and examples/models/models.json; those on
+other corpora, and those of the digits, can be checked where the corpora are given. Processors round differently, and
+the models of the digits are stored with 16-bit weights, so a rate may differ by half a percentage point. Exits with
+status 1 if one differs by more.
 """
 
 import argparse
@@ -30,12 +31,16 @@ from w2v_compress.interop.fairseq_checkpoint import export_checkpoint
 from w2v_compress.runtime.decoding.beam_search import BeamOptions, BeamSearchDecoder
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICKSTART, MODELS = ROOT / "examples" / "quickstart", ROOT / "examples" / "models"
-sys.path += [str(ROOT / "examples"), str(QUICKSTART)]
+EXAMPLES = ROOT / "examples"
+QUICKSTART, STOCHASTIC, MODELS = EXAMPLES / "quickstart", EXAMPLES / "stochastic", EXAMPLES / "models"
+sys.path += [str(EXAMPLES), str(QUICKSTART), str(STOCHASTIC)]
 
+import digits  # noqa: E402
 from bigram import write_bigram  # noqa: E402
 from common import load_in_file_precision, one_line_errors  # noqa: E402
+from experiment import Run  # noqa: E402
 from ship_models import read_dev  # noqa: E402
+from store_models import ARMS, STORED  # noqa: E402
 
 TOLERANCE = 0.005
 LEAST = 3
@@ -74,8 +79,38 @@ class Check:
         return {"wer": report.wer.value, "cer": report.cer.value}
 
 
-def find_checks(speech: Sequence[Path], work: Path) -> list[Check]:
-    """Return all checks that the data allow; prepares the prompts and the teacher in `work`."""
+@dataclass(frozen=True)
+class Corpora:
+    """Where speech is that the repository does not contain."""
+
+    speech: Sequence[Path] = ()
+    """Corpora of models.json."""
+    fsdd: Path | None = None
+    """The Free Spoken Digit Dataset."""
+
+
+def find_checks(corpora: Corpora, work: Path) -> list[Check]:
+    """Return all checks that the data allow; prepares the data and the teacher in `work`."""
+    found = prompt_checks(corpora.speech, work)
+    return found if corpora.fsdd is None else found + digit_checks(corpora.fsdd, work / "digits")
+
+
+def digit_checks(fsdd: Path, work: Path) -> list[Check]:
+    """Return the checks of the models of digits.py that are stored, at all their points; prepares the digits."""
+    results = json.loads((STORED / "results.json").read_text(encoding="utf-8"))
+    run = Run(digits.EXPERIMENT, work, ())
+    digits.prepare_data(fsdd, run)
+    utterances = read_manifest(run.data, "dev")
+    by_arm = {arm.name: Run(digits.EXPERIMENT, STORED, ()).model(arm.name, results["seeds"][0]) for arm in ARMS}
+    return [
+        Check(by_arm[row["model"]], row["point"], "digits, dev", utterances, {"wer": row["rate"]["by_seed"][0]})
+        for row in results["models"]
+        if row["model"] in by_arm
+    ]
+
+
+def prompt_checks(speech: Sequence[Path], work: Path) -> list[Check]:
+    """Return the checks of the shipped models on the prompts and on `speech`; prepares the prompts and the teacher."""
     data, teacher, bigram = work / "data", work / "teacher.safetensors", work / "bigram.arpa"
     prepare("csv", QUICKSTART / "corpus", data)
     export_checkpoint(QUICKSTART / "teacher" / "teacher.pt", teacher)
@@ -114,11 +149,11 @@ def choose(checks: Sequence[Check], share: float, seed: int) -> list[Check]:
     return [checks[index] for index in sorted(random.Random(seed).sample(range(len(checks)), count))]
 
 
-def run(share: float, seed: int, speech: Sequence[Path]) -> bool:
+def run(share: float, seed: int, corpora: Corpora) -> bool:
     """Recompute a share of the rates, print them, and return whether all agree."""
     lines, agree = [], True
     with tempfile.TemporaryDirectory() as work:
-        chosen = choose(find_checks(speech, Path(work)), share, seed)
+        chosen = choose(find_checks(corpora, Path(work)), share, seed)
         with progress_bar("Recomputing") as progress:
             for done, check in enumerate(chosen, start=1):
                 rates = check.recompute()
@@ -138,12 +173,13 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="share of the checks, above 0 up to 1 (default: 0.1)")
     parser.add_argument("--seed", type=int, help="seed of the draw (default: another one each time)")
     parser.add_argument("--speech", type=Path, action="append", default=[], help="a corpus of models.json; repeatable")
+    parser.add_argument("--fsdd", type=Path, help="folder of the Free Spoken Digit Dataset")
     args = parser.parse_args()
     if not 0 < args.share <= 1:
         parser.error(f"--share is {args.share}; it must be above 0 and at most 1")
     seed = random.SystemRandom().randrange(10**6) if args.seed is None else args.seed
     with one_line_errors():
-        agree = run(args.share, seed, args.speech)
+        agree = run(args.share, seed, Corpora(args.speech, args.fsdd))
     sys.exit(0 if agree else 1)
 
 

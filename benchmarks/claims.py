@@ -25,6 +25,7 @@ BIGFOOT = "benchmarks/results/bigfoot.json"
 DIGITS = "examples/fsdd/results/results.json"
 PROMPTS = "examples/quickstart/results/results.json"
 SEEDS = "examples/quickstart/results/seeds.json"
+STOCHASTIC_DIGITS = "examples/stochastic/results/digits/results.json"
 INT8_MARGIN = 0.005
 """WER that int8 may cost; the paper has 0.0012 for LARGE."""
 
@@ -62,6 +63,30 @@ class Difference:
         return [" ".join(mean_and_interval(interval)), claimed, decision(interval, self.margin)]
 
 
+@dataclass(frozen=True)
+class EveryPoint:
+    """A claim of a stochastic model that must hold at every point of a comparison of examples/stochastic."""
+
+    text: str
+    results: str
+    comparison: str
+    """Name of the comparison in the results."""
+    model: str = ""
+    """The compared model, where several models share the name."""
+
+    def cells(self, results: Any) -> list[str]:
+        """Return what was measured, what is claimed, and the verdict, each at the point that decides."""
+
+        def rank(row: Mapping[str, Any]) -> tuple[int, float]:
+            return ("holds", "undecided", "fails").index(row["verdict"]), row["interval"]["high"]
+
+        rows = [row for row in results["comparisons"] if row["claim"] == self.comparison]
+        worst = max((row for row in rows if self.model in ("", row["model"])), key=rank)
+        measured = f"{' '.join(mean_and_interval(worst['interval']))} at {worst['point']}"
+        claimed = f"< {100 * worst['margin']:g} points"
+        return [measured, claimed, decision(worst["interval"], worst["margin"])]
+
+
 def row_of(rows: Sequence[Mapping[str, Any]], **wanted: object) -> Mapping[str, Any]:
     """Return the row that has the wanted values."""
     return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
@@ -87,7 +112,7 @@ def distilled_digits(layers: int) -> Callable[[Any], Mapping[str, float]]:
     return difference_of_digits("distilled_minus_baseline", recipe="paper", layers=layers, baseline="no teacher")
 
 
-CLAIMS: Sequence[Factor | Difference] = (
+CLAIMS: Sequence[Factor | Difference | EveryPoint] = (
     Factor("4 layers are 4.8 times smaller than LARGE", BIGFOOT, model("student-4", "times_smaller"), 4.8),
     Factor("4 layers are twice as fast as LARGE", BIGFOOT, model("student-4", "times_faster"), 2.0),
     Factor("int8 of the paper's parts is 3.6 times smaller", BIGFOOT, model("large-int8-paper", "times_smaller"), 3.55),
@@ -105,6 +130,24 @@ CLAIMS: Sequence[Factor | Difference] = (
         "a teacher makes a student of 2 layers better: prompts",
         SEEDS,
         lambda results: combined_interval(results["differences"]["student minus student, CTC alone"]),
+    ),
+    EveryPoint(
+        "a model for S from 1 to 4 is no worse than one for each: digits",
+        STOCHASTIC_DIGITS,
+        "3: one sampled model is marginally worse, equal updates",
+    ),
+    EveryPoint(
+        "the same after twice the updates: digits", STOCHASTIC_DIGITS, "3: the same, twice the updates for all four"
+    ),
+    EveryPoint(
+        "a model for all S, Q and K, twice the updates: digits",
+        STOCHASTIC_DIGITS,
+        "3: S, Q and K sampled, twice the updates",
+    ),
+    EveryPoint(
+        "tuned to a point, it is no worse than one for it: digits",
+        STOCHASTIC_DIGITS,
+        "4: tuning recovers the difference",
     ),
 )
 

@@ -51,8 +51,8 @@ class Recipe:
         return self.result or next(iter(self.files))
 
 
-def tables_of(folder: str, stored: str, *names: str) -> dict[str, str]:
-    """Return `files` for a results file with its Markdown and plot."""
+def stored_in(stored: str, folder: str, *names: str) -> dict[str, str]:
+    """Return `files` for those of a folder below `{out}`, such as a results file with its Markdown and plot."""
     return {f"{folder}/{name}": f"{stored}/{name}" for name in names}
 
 
@@ -72,43 +72,54 @@ PEERS = "transformers-fp32,onnxruntime-int8,openvino-fp32,openvino-int8"
 RECIPES = {
     "demo": Recipe(
         f"python {QUICKSTART}/run.py --out {{out}}/quickstart",
-        tables_of("quickstart", f"{QUICKSTART}/results", *RESULTS),
+        stored_in(f"{QUICKSTART}/results", "quickstart", *RESULTS),
     ),
     "demo, three seeds": Recipe(
         f"python {QUICKSTART}/seeds.py --out {{out}}/quickstart",
-        tables_of("quickstart", f"{QUICKSTART}/results", "seeds.json", "seeds.md", "seeds.png"),
+        stored_in(f"{QUICKSTART}/results", "quickstart", "seeds.json", "seeds.md", "seeds.png"),
     ),
     "losses of distillation": Recipe(
         f"python {QUICKSTART}/ablation.py --out {{out}}/quickstart",
-        tables_of("quickstart", f"{QUICKSTART}/results", "ablation.json", "ablation.md"),
+        stored_in(f"{QUICKSTART}/results", "quickstart", "ablation.json", "ablation.md"),
     ),
     "language model": Recipe(
         f"python {QUICKSTART}/lm.py --out {{out}}/quickstart",
-        tables_of("quickstart", f"{QUICKSTART}/results", "lm.json"),
+        stored_in(f"{QUICKSTART}/results", "quickstart", "lm.json"),
     ),
     "connected digits": Recipe(
         f"python {FSDD}/run.py {{fsdd}} --seeds 1 2 3 --subset dev --out {{out}}/fsdd",
-        tables_of("fsdd", f"{FSDD}/results", *RESULTS),
+        stored_in(f"{FSDD}/results", "fsdd", *RESULTS),
     ),
     "claims on digits": Recipe(
         f"python {STOCHASTIC}/digits.py {{fsdd}} --out {{out}}/digits",
-        tables_of("digits", f"{STOCHASTIC}/results/digits", *RESULTS),
+        stored_in(f"{STOCHASTIC}/results/digits", "digits", *RESULTS),
+    ),
+    "models of the digits": Recipe(
+        f"python {STOCHASTIC}/store_models.py {{out}}/digits",
+        stored_in(
+            f"{STOCHASTIC}/results/digits",
+            "digits/stored",
+            "pinned-to-1-1-1-2-000-updates-seed-2.safetensors",
+            "pinned-to-4-1-1-2-000-updates-seed-2.safetensors",
+            "sampled-over-s-2-000-updates-seed-2.safetensors",
+            "sampled-over-s-q-k-4-000-updates-seed-2.safetensors",
+        ),
     ),
     "pooling": Recipe(
         f"python {STOCHASTIC}/pooling.py {{out}}/digits",
-        tables_of("digits", f"{STOCHASTIC}/results/digits", "pooling.json", "pooling.md"),
+        stored_in(f"{STOCHASTIC}/results/digits", "digits", "pooling.json", "pooling.md"),
     ),
     "pre-training": Recipe(
         f"python {STOCHASTIC}/pretraining.py {{out}}/digits",
-        tables_of("digits", f"{STOCHASTIC}/results/digits", "pretraining.json", "pretraining.md"),
+        stored_in(f"{STOCHASTIC}/results/digits", "digits", "pretraining.json", "pretraining.md"),
     ),
     "claims on sentences": Recipe(
         f"python {STOCHASTIC}/sentences.py {{commonvoice}} --out {{out}}/sentences",
-        tables_of("sentences", f"{STOCHASTIC}/results/sentences", *RESULTS),
+        stored_in(f"{STOCHASTIC}/results/sentences", "sentences", *RESULTS),
     ),
     "elastic training": Recipe(
         f"python {STOCHASTIC}/elastic_training.py {{out}}/sentences",
-        tables_of("sentences", f"{STOCHASTIC}/results/sentences", "elastic_training.json", "elastic_training.md"),
+        stored_in(f"{STOCHASTIC}/results/sentences", "sentences", "elastic_training.json", "elastic_training.md"),
     ),
     "the table of the paper": Recipe(
         "w2v-compress tables bigfoot --json {out}/bigfoot.json --markdown {out}/bigfoot.md", stored_json("bigfoot")

@@ -72,7 +72,7 @@ def test_files_and_tables_are_replaced(script: ModuleType, tmp_path: Path) -> No
     (root / "README.md").write_text(f"Text.\n\n{old}\nMore.\n")
     (root / "docs" / "page.md").write_text(f"Only one:\n\n{second.format(2)}\n")
     (root / "docs" / "other.md").write_text("No table.\n")
-    recipe = script.Recipe("true", script.tables_of("demo", "examples/demo/results", "results.md", "results.json"))
+    recipe = script.Recipe("true", script.stored_in("examples/demo/results", "demo", "results.md", "results.json"))
     assert script.store(recipe, out, root) == ["README.md", "docs/page.md"]
     assert (root / "README.md").read_text() == f"Text.\n\n{new}\nMore.\n"
     assert (root / "docs" / "page.md").read_text() == f"Only one:\n\n{second.format(3)}\n"
@@ -98,6 +98,33 @@ def test_verdicts_of_claims(load_script: Callable[[Path], ModuleType]) -> None:
     intervals = [{"value": 0.0, "low": low, "high": high} for low, high in ((-0.01, 0.009), (-0.02, 0.02))]
     assert [better.cells(interval)[2] for interval in intervals] == ["holds", "undecided; 4.0x the data"]
     assert better.cells({"value": 0.03, "low": 0.02, "high": 0.04})[2] == "fails"
+
+
+def test_the_point_that_decides_a_claim(load_script: Callable[[Path], ModuleType]) -> None:
+    claims = load_script(ROOT / "benchmarks" / "claims.py")
+
+    def comparison(point: str, low: float, high: float, verdict: str, **others: str) -> dict[str, object]:
+        interval = {"value": (low + high) / 2, "low": low, "high": high}
+        named = {"claim": "c", "model": "m", "margin": 0.01} | others
+        return {**named, "point": point, "interval": interval, "verdict": verdict}
+
+    rows = [
+        comparison("1,1,1", -0.02, 0.0, "holds"),
+        comparison("2,1,1", -0.02, 0.008, "holds"),
+        comparison("3,1,1", 0.0, 0.04, "undecided"),
+        comparison("4,1,1", 0.015, 0.025, "fails"),
+        comparison("4,2,2", 0.5, 0.6, "fails", claim="another"),
+        comparison("2,2,2", 0.5, 0.6, "fails", model="another"),
+    ]
+    claim = claims.EveryPoint("", "", "c", "m")
+    expected = {
+        2: ["-0.60 [-2.00, 0.80] at 2,1,1", "< 1 points", "holds"],
+        3: ["2.00 [0.00, 4.00] at 3,1,1", "< 1 points", "undecided; 4.0x the data"],
+        6: ["2.00 [1.50, 2.50] at 4,1,1", "< 1 points", "fails"],
+    }
+    for count, cells in expected.items():
+        assert claim.cells({"comparisons": rows[:count]}) == cells
+    assert claims.EveryPoint("", "", "another").cells({"comparisons": rows})[0].endswith("at 4,2,2")
 
 
 @pytest.mark.parametrize("name", ["bigfoot", "benchmark_base", "benchmark_large"])

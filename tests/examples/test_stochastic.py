@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from w2v_compress.data.manifest import Utterance, read_manifest, write_manifest
@@ -16,7 +17,7 @@ from w2v_compress.data.units import Units
 from w2v_compress.errors import InputError
 from w2v_compress.evaluation.report import markdown_tables, read_tables
 from w2v_compress.evaluation.wer import ErrorCounts
-from w2v_compress.model_file.storage import ModelFile, write_model
+from w2v_compress.model_file.storage import ModelFile, read_model, write_model
 from w2v_compress.papers.stochastic import markdown
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -125,6 +126,22 @@ def test_digits_use_each_recording_once_in_held_out_strings(
         strings = {subset: read_manifest(run.data, subset) for subset in ("train", "valid", "dev")}
         words = {subset: sum(len(each.text.split()) for each in utterances) for subset, utterances in strings.items()}
         assert (words["dev"], words["valid"], len(strings["train"])) == (*held_out, 20)
+
+
+def test_models_are_stored_with_half_the_bits(
+    load_script: Callable[[Path], ModuleType], tiny_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    script = load_script(STOCHASTIC / "store_models.py")
+    (tmp_path / "results.json").write_text('{"seeds": [7, 8]}')
+    for arm in script.ARMS:
+        write_model(script.Run(script.EXPERIMENT, tmp_path, ()).model(arm.name, 7), tiny_model())
+    script.store(tmp_path)
+    stored = sorted((tmp_path / "stored").iterdir())
+    assert [path.name for path in stored] == sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    for path in stored:
+        halved, model = read_model(path), read_model(tmp_path / path.name)
+        assert {each.dtype for each in halved.state.values()} == {torch.float16}
+        assert all(torch.equal(each, model.state[name].half()) for name, each in halved.state.items())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Summarizes the errors of models, points and seeds as the tables and the plot tha
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -227,22 +228,28 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
-    """Plot error rate over measured time as PNG: a line for models with several points, a marker for the others."""
+    """Plot error rate over measured time as PNG, with a line through the best points of each kind of training.
+
+    Models of one point each that differ only in the point, such as `pinned to 2,1,1`, are one kind.
+    """
     pyplot = require_matplotlib()
     time = {row["point"]: row["milliseconds_per_second"] for row in results["costs"]}
-    names = list(dict.fromkeys(row["model"] for row in results["models"]))
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for index, name in enumerate(names):
-        rows = [row for row in results["models"] if row["model"] == name]
-        values = sorted((time[row["point"]], 100 * row["rate"]["over_strings"]["value"], row["point"]) for row in rows)
-        style = "o" if len(values) > 1 else "s"
-        axis.plot(*zip(*(pair[:2] for pair in values), strict=True), style, color=f"C{index}", label=name, alpha=0.7)
-        best = pareto_front([pair[:2] for pair in values])
-        front = [pair[:2] for pair, is_best in zip(values, best, strict=True) if is_best]
-        axis.plot(*zip(*front, strict=True), color=f"C{index}", alpha=0.7)
+    points = Counter(row["model"] for row in results["models"])
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in results["models"]:
+        pinned = points[row["model"]] == 1
+        name = row["model"].replace(f" to {row['point']}", "") if pinned else row["model"]
+        series.setdefault(name, []).append((time[row["point"]], 100 * row["rate"]["over_strings"]["value"]))
+    figure, axis = pyplot.subplots(figsize=(10, 5), layout="constrained")
+    for index, (name, values) in enumerate(series.items()):
+        color = pyplot.get_cmap("tab20")(index % 20)
+        axis.plot(*zip(*sorted(values), strict=True), "o", color=color, label=name)
+        best = pareto_front(values)
+        front = sorted(pair for pair, is_best in zip(values, best, strict=True) if is_best)
+        axis.plot(*zip(*front, strict=True), color=color)
     axis.set_xlabel("ms per s of audio")
     axis.set_ylabel(f"{results['rate']}, %")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, path)
