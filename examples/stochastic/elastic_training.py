@@ -153,7 +153,7 @@ def compare(run: Run, arms: Sequence[Arm], subset: str) -> dict[str, Any]:
 def run_all(out: Path) -> None:
     """Run all unfinished steps, then print and write the results."""
     rate = chosen_rate(out, OVER_ALL)
-    run = continued(out, EXPERIMENT, variants(out))
+    run = continued(out, EXPERIMENT, variants(out), OVER_ALL)
     architecture = read_header(run.model(BASELINE.name, run.seeds[0])).architecture
     audio = sum(utterance.samples for utterance in read_manifest(run.data, "train"))
     epoch = math.ceil(audio / SAMPLE_RATE / SECONDS)

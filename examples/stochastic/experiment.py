@@ -59,6 +59,8 @@ class Kind:
     continues: str = ""
     ema: bool = False
     """Whether the moving average of the weights is exported, which the settings must store."""
+    rates: tuple[float, ...] = ()
+    """Learning rates to choose from, if others than those of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class Experiment:
         """Return the arm that `arm` continues."""
         continued = self.kinds[arm.kind].continues
         return Arm(continued, arm.after) if continued else None
+
+    def rates_of(self, kind: str) -> tuple[float, ...]:
+        """Return the learning rates that are tried for a kind of training."""
+        return self.kinds[kind].rates or self.rates
 
 
 @dataclass(frozen=True)
@@ -180,19 +186,25 @@ def run_trial(run: Run, kind: str, rate: float, start: Path | None, progress: Pr
 
 
 def try_rates(run: Run) -> dict[str, dict[float, float]]:
-    """Return the error rate on `valid` of each learning rate, by kind. A kind continues the best trial of another."""
-    kinds, rates = run.experiment.kinds, run.experiment.rates
+    """Return the error rate on `valid` of each learning rate, by kind.
+
+    The trials of a kind that continues another start from a model with as many updates as the reported ones start from.
+    """
+    experiment = run.experiment
     found: dict[str, dict[float, float]] = {}
-    for continuing in (False, True):
-        trials = {
-            name: run.trial(kind.continues, best_rate(found[kind.continues])) if continuing else None
-            for name, kind in kinds.items()
-            if bool(kind.continues) == continuing
-        }
-        run_in_parallel(
-            partial(run_trial, run), [(name, rate, start) for name, start in trials.items() for rate in rates]
+
+    def try_all(starts: Mapping[str, Path | None]) -> None:
+        trials = [(kind, rate, start) for kind, start in starts.items() for rate in experiment.rates_of(kind)]
+        run_in_parallel(partial(run_trial, run), trials)
+        found.update(
+            {kind: {rate: trial_error(run, kind, rate) for rate in experiment.rates_of(kind)} for kind in starts}
         )
-        found |= {name: {rate: trial_error(run, name, rate) for rate in rates} for name in trials}
+
+    started = {arm.kind: start for arm in experiment.arms if (start := experiment.start(arm))}
+    try_all({kind: None for kind in experiment.kinds if kind not in started})
+    rates = {kind: best_rate(errors) for kind, errors in found.items()}
+    train_arms(dataclasses.replace(run, seeds=(TRIAL_SEED,)), list(dict.fromkeys(started.values())), rates)
+    try_all({kind: run.model(start.name, TRIAL_SEED) for kind, start in started.items()})
     return found
 
 
@@ -288,10 +300,13 @@ def run_all(run: Run, prepare_data: Callable[[], None], settings: Mapping[str, A
     publish(run.out, results, markdown, plot)
 
 
-def continued(out: Path, experiment: Experiment, kinds: Mapping[str, Kind]) -> Run:
-    """Return a run that trains in other ways in the folder of a finished `experiment`: its data, seeds and rates."""
+def continued(out: Path, experiment: Experiment, kinds: Mapping[str, Kind], like: str) -> Run:
+    """Return a run that trains in other ways in the folder of a finished `experiment`.
+
+    It has the data and seeds of the experiment, and the rates that were tried for its kind `like`.
+    """
     results = read_report(out / "results.json", ("seeds", "learning_rates"), "the results of the experiment")
-    rates = tuple(sorted({float(rate) for tried in results["learning_rates"].values() for rate in tried}))
+    rates = tuple(sorted(map(float, results["learning_rates"][like])))
     settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
     return Run(
         dataclasses.replace(experiment, kinds=kinds, rates=rates),
@@ -306,6 +321,12 @@ def chosen_rate(out: Path, kind: str) -> float:
     """Return the learning rate that the finished experiment in `out` chose for a kind of training."""
     results = read_report(out / "results.json", ("learning_rates",), "the results of the experiment")
     return best_rate({float(rate): error for rate, error in results["learning_rates"][kind].items()})
+
+
+def one_rate(experiment: Experiment) -> Experiment:
+    """Return the experiment with one learning rate for each kind, which leaves no choice."""
+    kinds = {name: dataclasses.replace(kind, rates=kind.rates[1:2]) for name, kind in experiment.kinds.items()}
+    return dataclasses.replace(experiment, kinds=kinds, rates=experiment.rates[1:2])
 
 
 def command_line(
@@ -345,7 +366,7 @@ def command_line(
     out = args.out or HERE / f"out-{name}{'-quick' if args.quick else ''}"
     command = f"python examples/stochastic/{name}.py FOLDER --seeds {' '.join(map(str, chosen))}"
     run = Run(
-        dataclasses.replace(experiment, rates=experiment.rates[1:2]) if args.quick else experiment,
+        one_rate(experiment) if args.quick else experiment,
         out.resolve(),
         chosen,
         divisor=divisor if args.quick else 1,

@@ -73,7 +73,7 @@ def layer_costs(searches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def run_all(out: Path) -> None:
     """Run all unfinished steps, then print and write the results."""
-    run = continued(out, EXPERIMENT, {LAYER_WISE: Kind(("+task.layer_wise=true",), ALL_POINTS)})
+    run = continued(out, EXPERIMENT, {LAYER_WISE: Kind(("+task.layer_wise=true",), ALL_POINTS)}, OVER_ALL)
     rate = chosen_rate(out, OVER_ALL)
     train_arms(run, [ARM], {LAYER_WISE: rate})
     print_heading("Searching on valid")

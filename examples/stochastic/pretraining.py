@@ -93,7 +93,7 @@ def train_chain(run: Run, weight: float, progress: Progress) -> None:
 
 def run_all(out: Path) -> None:
     """Run all unfinished steps, then print and write the results."""
-    run = continued(out, EXPERIMENT, kinds(out))
+    run = continued(out, EXPERIMENT, kinds(out), SCRATCH)
     run_in_parallel(lambda weight, progress: train_chain(run, weight, progress), [(weight,) for weight in WEIGHTS])
     best = {}
     for kind in run.experiment.kinds:

@@ -60,7 +60,8 @@ def test_arms_continue_models_of_their_own_seed(example: ModuleType, trained: li
             assert Path(start).stem in done
             assert Path(start).stem.endswith(f"seed-{settings['common.seed']}")
         done.add(settings["name"])
-    trials = len(example.KINDS) * len(example.EXPERIMENT.rates)
+    starts = {start for arm in example.ARMS if (start := example.EXPERIMENT.start(arm))}
+    trials = sum(len(example.EXPERIMENT.rates_of(kind)) for kind in example.KINDS) + len(starts)
     assert len(trained) == trials + 2 * len(example.ARMS)
     continued = [arm for arm in example.ARMS if example.KINDS[arm.kind].continues]
     assert sum("++model.init_checkpoint" in settings for settings in trained[trials:]) == 2 * len(continued) > 0
@@ -222,7 +223,7 @@ def test_pretraining_is_compared_with_random_weights_at_the_best_rates(
     monkeypatch.setattr(sys.modules["experiment"], "count_errors", counted)
     monkeypatch.setattr(sys.modules["common"], "available_cores", lambda: 1)
     monkeypatch.setattr(script, "count_errors", counted)
-    rates = {"any": {"0.004": 0.2, "0.008": 0.1}}
+    rates = {"pinned to 1,1,1": {"0.004": 0.2, "0.008": 0.1}, "another": {"0.5": 0.2}}
     (tmp_path / "results.json").write_text(json.dumps({"seeds": [2], "learning_rates": rates}))
     (tmp_path / "settings.json").write_text('{"divisor": 1, "overrides": []}')
     script.run_all(tmp_path)
