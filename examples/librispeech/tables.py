@@ -15,6 +15,10 @@ from w2v_compress.evaluation.report import compute_device, markdown_table
 from w2v_compress.evaluation.wer import Interval
 from w2v_compress.files import write_text
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from common import one_line_errors
+
 COLUMNS = ["model", "point", "WER", "against its largest point", "real-time factor", "GMAC per s", "speed-up, counted"]
 
 
@@ -63,12 +67,10 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT.md", help="the Markdown file to write")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         text = tables(arguments.sweeps)
         write_text(arguments.out, text)
-    except InputError as error:
-        sys.exit(f"tables.py: {error}")
-    print(text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ import w2v_compress
 from w2v_compress.data.audio import SAMPLE_RATE, read_audio
 from w2v_compress.data.manifest import Utterance, write_manifest
 from w2v_compress.data.units import Units
-from w2v_compress.errors import InputError
 from w2v_compress.runtime.recognizer import Recognizer
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path += [str(Path(__file__).resolve().parents[folder]) for folder in (1, 2)]
 
+from common import one_line_errors
 from splice import cut_words, splice
 
 FLITE_VOICES = ("slt", "slt", "rms", "awb", "kal16")  # slt, a female US English voice, is closest to the prompts
@@ -188,7 +188,7 @@ def main() -> None:
     args = parser.parse_args()
     out: Path = args.out.resolve()  # fairseq reads manifests from another folder
     generator = np.random.default_rng(args.seed)
-    try:
+    with one_line_errors(KeyError, subprocess.CalledProcessError):
         prompts = read_corpus(args.prompts, "train")
         texts = [prompt.text for prompt in prompts]
         dev = read_corpus(args.prompts, "dev")
@@ -214,8 +214,6 @@ def main() -> None:
         for name, clips in speech_dev.items():
             write_subset(out, f"dev_{name}", clips)
         Units.letters().write_dictionary(out / "dict.ltr.txt")
-    except (OSError, KeyError, InputError, subprocess.CalledProcessError) as error:
-        sys.exit(f"make_mix: {error}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,11 @@ import torch
 from omegaconf import OmegaConf
 
 from w2v_compress.compat import load_checkpoint
-from w2v_compress.errors import InputError
 from w2v_compress.files import replacing
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from common import one_line_errors
 
 MODEL_FIELDS = ("w2v_args", "normalize")
 TASK_FIELDS = ("labels", "normalize", "sample_rate")
@@ -46,10 +49,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint of train_teacher.sh")
     parser.add_argument("out", type=Path, help="path of the teacher to write")
     args = parser.parse_args()
-    try:
+    with one_line_errors():
         ship(args.checkpoint, args.out)
-    except InputError as error:
-        sys.exit(f"ship_teacher: {error}")
 
 
 if __name__ == "__main__":
