@@ -101,7 +101,8 @@ def digit_checks(fsdd: Path, work: Path) -> list[Check]:
     run = Run(digits.EXPERIMENT, work, ())
     digits.prepare_data(fsdd, run)
     utterances = read_manifest(run.data, "dev")
-    by_arm = {arm.name: Run(digits.EXPERIMENT, STORED, ()).model(arm.name, results["seeds"][0]) for arm in ARMS}
+    stored = Run(digits.EXPERIMENT, STORED, tuple(results["seeds"]))
+    by_arm = {arm.name: stored.model(arm.name, stored.seeds[0]) for arm in ARMS}
     return [
         Check(by_arm[row["model"]], row["point"], "digits, dev", utterances, {"wer": row["rate"]["by_seed"][0]})
         for row in results["models"]
